@@ -1,0 +1,5 @@
+"""lenspipe.cli placeholder, replaced below."""
+
+
+def main() -> None:
+    raise SystemExit(2)

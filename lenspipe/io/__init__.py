@@ -1,0 +1,1 @@
+"""Files in and out. Science rooms never import this one."""

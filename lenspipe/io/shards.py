@@ -1,0 +1,137 @@
+"""HDF5 shards of cutouts in physical units, and one-candidate bundles: the same layout with N = 1 and masks.
+
+Datasets (N objects): ``id``; ``image sigma`` (N,B,H,W) f4; ``valid`` (N,B,H,W) bool; ``psf`` (N,B,h,w) f4;
+``psf_fwhm background_rms exposure_time zero_point`` (N,B) f8; ``cd`` (N,2,2) f8 (NaN = unknown); ``ra dec`` (N,);
+``sigma_measured`` (N,) bool; ``notes`` (N,) text; optional ``label`` (N,H,W) u1 with values in
+`lenspipe.types.CLASSES`; ``table/NAME`` (N,): columns that came along (units in the attribute ``unit``), true
+parameters of simulations as ``true_*`` and ``is_lens`` among them; bundles add ``masks`` (N,C,H,W) f4.
+Attributes: ``schema bands pixel_scale unit lenspipe``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lenspipe import __version__
+from lenspipe.errors import LenspipeError
+from lenspipe.types import CLASSES, Cutout, Masks
+
+SCHEMA = 1
+_PER_OBJECT = ("image", "sigma", "valid", "psf", "psf_fwhm", "background_rms", "exposure_time", "zero_point")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What may travel with cutouts: labels (N,H,W) u1 or None, and columns name -> (N,) with their units."""
+
+    label: NDArray[np.uint8] | None = None
+    table: dict[str, NDArray[Any]] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+
+
+def write(path: Path, cutouts: Sequence[Cutout], extra: Extra | None = None, masks: Sequence[Masks] = ()) -> None:
+    """Write cutouts that share bands, shapes and pixel scale to `path` (a temporary name: the caller renames)."""
+    first, extra = cutouts[0], extra or Extra()
+    text = h5py.string_dtype()
+    with h5py.File(path, "w", libver="v110") as f:
+        f.attrs.update(schema=SCHEMA, bands=list(first.bands), pixel_scale=first.pixel_scale, unit=first.unit)
+        f.attrs["lenspipe"] = __version__
+        f.create_dataset("id", data=[c.id for c in cutouts], dtype=text)
+        f.create_dataset("notes", data=["\n".join(c.notes) for c in cutouts], dtype=text)
+        for name in _PER_OBJECT:
+            stack = np.stack([getattr(c, name) for c in cutouts])
+            chunks = (1, *stack.shape[1:]) if stack.ndim == 4 else None
+            f.create_dataset(name, data=stack, chunks=chunks)
+        nowhere = np.full((2, 2), np.nan)
+        f["cd"] = np.stack([nowhere if c.cd is None else c.cd for c in cutouts])
+        f["ra"], f["dec"] = [c.ra for c in cutouts], [c.dec for c in cutouts]
+        f["sigma_measured"] = [c.sigma_measured for c in cutouts]
+        if extra.label is not None:
+            f.create_dataset("label", data=extra.label, chunks=(1, *extra.label.shape[1:]))
+        for name, column in extra.table.items():
+            kind = text if np.asarray(column).dtype.kind in "OUS" else None
+            dataset = f.create_dataset(f"table/{name}", data=column, dtype=kind)
+            dataset.attrs["unit"] = extra.units.get(name, "")
+        if masks:
+            f["masks"] = np.stack([m.probability for m in masks])
+            f["masks"].attrs.update(classes=list(CLASSES), origin=masks[0].origin)
+
+
+class Shard:
+    """An open shard, read row by row. Open it after forking; use it in a ``with``."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self.file = h5py.File(path, "r")
+        except OSError as error:
+            raise LenspipeError(f"{path}: not a whole HDF5 file ({error}).") from None
+        if self.file.attrs.get("schema") != SCHEMA:
+            self.file.close()
+            raise LenspipeError(f"{path}: schema {self.file.attrs.get('schema')!r}, this version reads {SCHEMA}.")
+        self.ids: list[str] = [i.decode() for i in self.file["id"][:]]
+        self.bands: tuple[str, ...] = tuple(self.file.attrs["bands"])
+        self.pixel_scale = float(self.file.attrs["pixel_scale"])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def cutout(self, row: int) -> Cutout:
+        f = self.file
+        cd = f["cd"][row]
+        notes = f["notes"][row].decode()
+        return Cutout(
+            id=self.ids[row],
+            bands=self.bands,
+            pixel_scale=self.pixel_scale,
+            unit=str(f.attrs["unit"]),
+            cd=cd if np.isfinite(cd).all() else None,
+            ra=float(f["ra"][row]),
+            dec=float(f["dec"][row]),
+            sigma_measured=bool(f["sigma_measured"][row]),
+            notes=tuple(notes.split("\n")) if notes else (),
+            **{name: f[name][row] for name in _PER_OBJECT},
+        )
+
+    def masks(self, row: int) -> Masks | None:
+        if "masks" not in self.file:
+            return None
+        return Masks(self.file["masks"][row].astype(np.float32), str(self.file["masks"].attrs["origin"]))
+
+    def labels(self) -> NDArray[np.uint8] | None:
+        return self.file["label"][:] if "label" in self.file else None
+
+    def table(self) -> dict[str, NDArray[Any]]:
+        """Columns that came along, text as `str`."""
+        columns = {}
+        for name, dataset in self.file.get("table", {}).items():
+            is_text = h5py.check_string_dtype(dataset.dtype) is not None
+            columns[name] = dataset.asstr()[:] if is_text else dataset[:]
+        return columns
+
+    def units(self) -> dict[str, str]:
+        return {name: str(d.attrs.get("unit", "")) for name, d in self.file.get("table", {}).items()}
+
+
+def write_bundle(path: Path, cutout: Cutout, masks: Masks | None, extra: Extra | None = None) -> None:
+    """One candidate with its masks."""
+    write(path, [cutout], extra, [masks] if masks is not None else [])
+
+
+def read_bundle(path: Path) -> tuple[Cutout, Masks | None, dict[str, Any]]:
+    """`Cutout`, `Masks` (None where nothing was segmented) and the columns that came along, one value each."""
+    with Shard(path) as shard:
+        return shard.cutout(0), shard.masks(0), {name: column[0] for name, column in shard.table().items()}

@@ -1,0 +1,119 @@
+"""A stage is a value; a task is what crosses machines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from lenspipe.products import Product
+
+Inputs = Mapping[str, Any]
+"""Product name -> `Path`, or -> ``{key: Path}`` where the product is a family."""
+Outputs = Mapping[str, Any]
+"""Product name -> temporary `Path`, or -> ``{key: temporary Path}``; asking for a new key makes its path."""
+Run = Callable[[Any, Inputs, Outputs, int], dict[str, Any]]
+"""``run(config, inputs, outputs, seed)`` -> ``{"figures": {...}, "failed": {key: {"reason", "detail"}}}``, both optional."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one task needs; a site scales and caps it.
+
+    Attributes
+    ----------
+    cpus, gpus : numbers of cores and GPUs.
+    memory_gb : GB of memory.
+    minutes : wall time for one task of `per_task` keys; past it the task is ended, its keys are tried singly.
+    per_task : keys of a batch stage that one task takes.
+    """
+
+    cpus: int = 1
+    gpus: int = 0
+    memory_gb: float = 2.0
+    minutes: float = 30.0
+    per_task: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a workflow.
+
+    Attributes
+    ----------
+    name : also the command ``lenspipe NAME``.
+    inputs, outputs : products; edges of the DAG follow from them.
+    optional : inputs that may have no maker in the workflow (their name is then absent from ``inputs``).
+    config : pydantic model of the options.
+    run : a plain function on paths.
+    over : the index product (an ECSV with a column ``key``, and, if it has one, ``selected``) whose rows
+        become units; None for a stage that runs once.
+    version : raise it when the same inputs give another output.
+    summary : one line for ``--help``.
+    """
+
+    name: str
+    inputs: tuple[Product, ...]
+    outputs: tuple[Product, ...]
+    config: type[BaseModel]
+    run: Run
+    over: Product | None = None
+    optional: tuple[Product, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    version: int = 1
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that crosses machines, as JSON. Paths are relative to the run folder.
+
+    Attributes
+    ----------
+    stage, corridor : names.
+    keys : the units of this task; ``("",)`` for a stage that runs once.
+    config : the stage's effective options.
+    inputs, outputs : product name -> path, or -> {key: path}; an output family made by a stage that runs once is
+        given by its template, ``shards/{key}.h5``.
+    seed : of the stage instance; `seed_for` derives each key's own.
+    """
+
+    stage: str
+    corridor: str
+    keys: tuple[str, ...]
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    seed: int
+    cpus: int = 1
+    minutes: float = 30.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Task:
+        return cls(**{**data, "keys": tuple(data["keys"])})
+
+
+def seed_for(seed: int, *names: str) -> int:
+    """A 63-bit seed that depends on `seed` and `names` alone: the same object has the same seed in any batch."""
+    text = "\0".join((str(seed), *names)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def for_each(keys: Mapping[str, Path], work: Callable[[str], None]) -> dict[str, dict[str, str]]:
+    """Call ``work(key)`` for each key; a `CandidateError` fails that key alone. Returns key -> reason and detail."""
+    from lenspipe.errors import CandidateError
+
+    failed = {}
+    for key in keys:
+        try:
+            work(key)
+        except CandidateError as error:
+            failed[key] = {"reason": str(error.reason), "detail": error.detail}
+    return failed

@@ -1,0 +1,113 @@
+"""What travels between rooms in memory. Frozen; shapes and units are stated once, here.
+
+Legend: N objects, B bands, C classes, H W pixels, h w PSF pixels, P parameters, S draws.
+Angles are arcseconds unless said otherwise; x grows with column, y with row, the origin is the
+cutout's centre ``(N-1)/2``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lenspipe.errors import CandidateError, Reason
+
+CLASSES = ("source", "lens", "noise", "background")
+"""Order of the segmentation classes; ``noise`` means other objects (neighbours, stars)."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+def check_id(text: str, where: str) -> str:
+    """`text` if it is safe as a file name, else `CandidateError` (`where` names file and row)."""
+    if not _ID.fullmatch(text) or ".." in text:
+        raise CandidateError(
+            Reason.ID_INVALID,
+            f"{where}: id {text!r} must be 1 to 64 of A-Z a-z 0-9 . _ + - and begin with a letter or digit.",
+        )
+    return text
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """One candidate's images on one pixel grid.
+
+    Attributes
+    ----------
+    id : matches ``check_id``.
+    bands : B names.
+    image : (B, H, W) f4, in `unit`.
+    sigma : (B, H, W) f4, total noise per pixel in `unit`; finite and positive also where `valid` is False.
+    valid : (B, H, W) bool, pixels that may be used.
+    psf : (B, h, w) f4, odd sizes, each band sums to 1.
+    psf_fwhm : (B,) arcsec; finite where the PSF is a Gaussian, NaN where `psf` is all that is known.
+    pixel_scale : arcsec per pixel.
+    background_rms : (B,) in `unit`; NaN where `sigma` came as a map.
+    exposure_time : (B,) effective gain, variance of the counts = flux / exposure_time; NaN where unknown.
+    zero_point : (B,) AB magnitude of one `unit`; NaN where unknown.
+    cd : (2, 2) degrees of (RA cos Dec, Dec) per pixel (x, y), or None where the orientation is unknown.
+    ra, dec : degrees, NaN where unknown.
+    sigma_measured : True where `sigma` was estimated from the image itself.
+    notes : sentences about what was mended on the way in.
+    """
+
+    id: str
+    bands: tuple[str, ...]
+    image: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    psf: NDArray[np.float32]
+    psf_fwhm: NDArray[np.float64]
+    pixel_scale: float
+    background_rms: NDArray[np.float64]
+    exposure_time: NDArray[np.float64]
+    zero_point: NDArray[np.float64]
+    cd: NDArray[np.float64] | None = None
+    ra: float = float("nan")
+    dec: float = float("nan")
+    unit: str = ""
+    sigma_measured: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.image.shape[1], self.image.shape[2]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Class probabilities (C, H, W) f4 on the cutout's own grid, classes ordered as `CLASSES`.
+
+    `origin` says what made them: the name of the weights, ``photutils`` or ``hand``.
+    """
+
+    probability: NDArray[np.float32]
+    origin: str
+
+    def of(self, name: str) -> NDArray[np.float32]:
+        """(H, W) probability of class `name`."""
+        return self.probability[CLASSES.index(name)]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Draws of the constrained parameters, with units.
+
+    Attributes
+    ----------
+    names, units : P each.
+    samples : (chain, draw, P) f8; each chain is one independent ensemble, its walkers interleaved.
+    log_prob : (chain, draw) f8, log posterior up to a constant.
+    best : (P,) f8, the optimum in float64.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    samples: NDArray[np.float64]
+    log_prob: NDArray[np.float64]
+    best: NDArray[np.float64]
+    meta: dict[str, object] = field(default_factory=dict)
