@@ -13,5 +13,8 @@ UNITS = {
     "R_sersic": "arcsec",
     "n_sersic": "",
 }
-MASS = {"SIE": ("theta_E", "e1", "e2", "center_x", "center_y"), "SHEAR": ("gamma1", "gamma2")}
-LIGHT = {"SERSIC_ELLIPSE": ("R_sersic", "n_sersic", "e1", "e2", "center_x", "center_y")}
+MASS: dict[str, tuple[str, ...]] = {
+    "SIE": ("theta_E", "e1", "e2", "center_x", "center_y"),
+    "SHEAR": ("gamma1", "gamma2"),
+}
+LIGHT: dict[str, tuple[str, ...]] = {"SERSIC_ELLIPSE": ("R_sersic", "n_sersic", "e1", "e2", "center_x", "center_y")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +84,7 @@ def build(
     """
     names: list[str] = []
 
-    def component(role: str, profile: str, prefix: str, table: dict[str, tuple[str, ...]]) -> Component:
+    def component(role: str, profile: str, prefix: str, table: Mapping[str, tuple[str, ...]]) -> Component:
         columns = []
         for parameter in table[profile]:
             if role == "lens_light" and prefix == "lens_light_" and joint_centre and parameter.startswith("center_"):

@@ -1,0 +1,202 @@
+"""The batched imaging likelihood, number for number lenstronomy's multi-linear one (Birrer et al. 2015, ApJ 813, 102).
+
+Legend: K parameter vectors, P parameters, B bands, L light components (+ 1 sky), H W pixels, D used pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lenspipe.infer import linear
+from lenspipe.lensing.grid import axes, bin_mean
+from lenspipe.lensing.psf import Blur, GaussianBlur, KernelBlur
+from lenspipe.lensing.scene import Scene
+
+NEGATIVE_FLUX = -1e8
+"""Added to logL for each band with a negative amplitude, as lenstronomy does."""
+IMPOSSIBLE = -1e18
+"""logL of a vector for which nothing finite can be computed."""
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """What the likelihood needs to know of one candidate.
+
+    Attributes
+    ----------
+    image : (B,H,W) in any flux unit.
+    mask : (B,H,W) bool, pixels that count.
+    sigma : (B,H,W), used where `exposure_time` is None: then the variance does not depend on the model.
+    background_rms, exposure_time : (B,) or None. With them the variance is background_rms^2 + flux / exposure_time,
+        from the data in the linear solve and from the model in chi-square, as in lenstronomy.
+    psf : (B,h,w) kernels, used where `psf_fwhm` is None.
+    psf_fwhm : (B,) arcsec, Gaussian PSFs.
+    """
+
+    image: NDArray[np.floating]
+    mask: NDArray[np.bool_]
+    pixel_scale: float
+    sigma: NDArray[np.floating] | None = None
+    background_rms: NDArray[np.float64] | None = None
+    exposure_time: NDArray[np.float64] | None = None
+    psf: NDArray[np.floating] | None = None
+    psf_fwhm: NDArray[np.float64] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.image.shape[1], self.image.shape[2]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Best amplitudes (K,B,L) per arcsec^2 and what follows from them."""
+
+    layers: Tensor
+    amplitudes: Tensor
+    model: Tensor
+    normal: Tensor
+
+
+class Likelihood:
+    """log L of (K, P) physical parameter vectors, every linear amplitude solved for.
+
+    Parameters
+    ----------
+    data : `Imaging`.
+    scene : `Scene`; the parameter order is ``scene.names``.
+    dtype : of the pixel arithmetic; chi-square and the solve are accumulated in float64 either way.
+    supersampling : subpixels per pixel and axis at which profiles are evaluated before the mean over the pixel.
+    marginalise : subtract ln det(M) / 2, which turns the maximum over flat amplitudes into their integral.
+    chunk : vectors evaluated at a time; small keeps the work in the cache.
+    """
+
+    def __init__(
+        self,
+        data: Imaging,
+        scene: Scene,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+        supersampling: int = 1,
+        marginalise: bool = False,
+        chunk: int = 16,
+    ):
+        self.data, self.scene = data, scene
+        self.dtype, self.device = dtype, device
+        self.supersampling, self.marginalise, self.chunk = supersampling, marginalise, chunk
+        shape = data.shape
+        self.x, self.y = axes(*shape, data.pixel_scale, supersampling, dtype, device)
+        self.blur = _blur(data, dtype, device)
+        # Work in units of the typical noise: flux units of 1e-12 would underflow in float32.
+        variance = self._variance(np.asarray(data.image, dtype=np.float64))
+        self.unit = float(np.sqrt(np.median(variance[data.mask])))
+        mask = data.mask.astype(np.float64)
+        image = np.where(data.mask, np.asarray(data.image, dtype=np.float64) / self.unit, 0.0)
+        inverse = np.where(data.mask, 1.0 / (variance / self.unit**2), 0.0)
+        self.mask, self.image = self._tensor(mask), self._tensor(image)
+        self.weight, self.weighted = self._tensor(mask * inverse), self._tensor(mask * inverse * image)
+        self.poisson = data.exposure_time is not None
+        if data.exposure_time is not None and data.background_rms is not None:
+            self.floor = self._tensor((data.background_rms / self.unit) ** 2)[:, None, None]
+            # In units of `unit`, flux / exposure_time becomes flux / (exposure_time * unit).
+            self.per_flux = self._tensor(1 / (data.exposure_time * self.unit))[:, None, None]
+        # lenstronomy's UNIFORM is blurred like any light, so with a pixel kernel a sky fades at the very edge.
+        self.sky = self.blur(torch.ones(1, 1, *shape, dtype=dtype, device=device)) if scene.sky else None
+        self.pixel_area = data.pixel_scale**2
+
+    @property
+    def n_data(self) -> int:
+        """D, the number of pixels that count, all bands together."""
+        return int(self.data.mask.sum())
+
+    @property
+    def n_positive(self) -> int:
+        """Amplitudes per band that are fluxes; a sky, which may be negative, comes after them."""
+        return len(self.scene.amplitudes) - int(self.scene.sky)
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """(K,) float64 log-likelihoods with lenstronomy's penalty for negative fluxes. Never NaN."""
+        value, negative = self.parts(vectors)
+        return value + NEGATIVE_FLUX * negative
+
+    def parts(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """log L without penalty, and the number of bands with a negative amplitude: (K,) float64 each."""
+        pieces = [self._parts(v) for v in vectors.to(self.device, self.dtype).split(self.chunk)]
+        value = torch.cat([p[0] for p in pieces])
+        negative = torch.cat([p[1] for p in pieces])
+        return torch.nan_to_num(value, nan=IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE), negative
+
+    def solve(self, vectors: Tensor, non_negative: bool = False) -> Solution:
+        """Response of each component, amplitudes and model of (K, P) `vectors`, in units of `unit`."""
+        layers = self.response(vectors.to(self.device, self.dtype))
+        flat = layers.flatten(-2)
+        weighted = flat * self.weight.flatten(-2)
+        K, L, B, D = flat.shape
+        normal = torch.einsum("klbd,kmbd->kblm", weighted, flat)
+        right = torch.einsum("klbd,bd->kbl", flat, self.weighted.flatten(-2))
+        if non_negative:
+            amplitudes = linear.solve_non_negative(normal, right, self.n_positive)
+        else:
+            amplitudes = linear.solve(normal, right)
+        model = torch.einsum("kbl,klbd->kbd", amplitudes.to(self.dtype), flat)
+        return Solution(layers, amplitudes, model.view(K, B, *self.data.shape), normal)
+
+    def response(self, vectors: Tensor) -> Tensor:
+        """(K, L, B, H, W): each component's blurred image at unit amplitude."""
+        layers = bin_mean(self.scene.light_layers(vectors, self.x, self.y), self.supersampling)
+        blurred = self.blur(layers)
+        if self.sky is not None:
+            blurred = torch.cat([blurred, self.sky.expand(len(vectors), -1, -1, -1, -1)], dim=1)
+        return blurred
+
+    def variance(self, model: Tensor) -> Tensor:
+        """(K,B,H,W) variance of each pixel, in units of `unit`^2; 1 where masked."""
+        if self.poisson:
+            return self.floor + model.clamp(min=0) * self.per_flux
+        return torch.where(self.weight > 0, 1 / self.weight.clamp(min=1e-30), torch.ones_like(self.weight))
+
+    def residuals(self, vectors: Tensor, non_negative: bool = True) -> Tensor:
+        """(K, D) normalised residuals of the used pixels: half their squares' sum is -log L. For least squares."""
+        keep = self.mask.flatten() > 0
+        rows = []
+        for part in vectors.to(self.device, self.dtype).split(self.chunk):
+            model = self.solve(part, non_negative).model
+            normalised = (self.image - model) * torch.rsqrt(self.variance(model))
+            rows.append(normalised.flatten(1)[:, keep])
+        return torch.nan_to_num(torch.cat(rows), nan=1e6, posinf=1e6, neginf=-1e6)
+
+    def _parts(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.solve(vectors)
+        residual = (self.image - found.model) * self.mask
+        squares = residual.square() * (1 / self.variance(found.model) if self.poisson else self.weight)
+        value = -0.5 * squares.sum((-1, -2, -3), dtype=torch.float64)
+        if self.marginalise:
+            value = value - 0.5 * linear.log_determinant(found.normal)
+        negative = (found.amplitudes[..., : self.n_positive] < 0).any(-1).sum(-1)
+        return value, negative.double()
+
+    def _variance(self, image: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(B,H,W) variance estimated from the data, for the linear solve."""
+        data = self.data
+        if data.exposure_time is None or data.background_rms is None:
+            if data.sigma is None:
+                raise ValueError("Imaging needs sigma, or background_rms and exposure_time")
+            return np.where(data.mask, np.asarray(data.sigma, dtype=np.float64) ** 2, 1.0)
+        poisson = np.clip(np.nan_to_num(image), 0, None) / data.exposure_time[:, None, None]
+        return np.asarray(data.background_rms[:, None, None] ** 2 + poisson)
+
+    def _tensor(self, array: NDArray[np.floating]) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)
+
+
+def _blur(data: Imaging, dtype: torch.dtype, device: torch.device | str) -> Blur:
+    if data.psf_fwhm is not None:
+        return GaussianBlur(data.shape, data.psf_fwhm, data.pixel_scale, dtype, device)
+    if data.psf is None:
+        raise ValueError("Imaging needs psf or psf_fwhm")
+    kernels = data.psf / data.psf.sum((-2, -1), keepdims=True)
+    return KernelBlur(data.shape, kernels, dtype, device)

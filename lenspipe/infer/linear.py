@@ -1,0 +1,70 @@
+"""Linear amplitudes of a few light components by weighted least squares, batched.
+
+Legend: K vectors, B bands, L components, M = A^T W A (K,B,L,L), R = A^T W d (K,B,L).
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+_MAX_CONDITION = 5 / 2.220446049250313e-16
+"""lenstronomy solves only where the condition number of M is below this; otherwise all amplitudes are 0."""
+
+
+def solve(M: Tensor, R: Tensor) -> Tensor:
+    """Amplitudes M^-1 R of shape (K,B,L), zero where M is singular by lenstronomy's rule. In float64."""
+    M, R = M.double(), R.double()
+    regular = _well_conditioned(M)
+    safe = torch.where(regular[..., None, None], M, torch.eye(M.shape[-1], dtype=M.dtype, device=M.device))
+    return torch.where(regular[..., None], torch.linalg.solve(safe, R), torch.zeros_like(R))
+
+
+def solve_non_negative(M: Tensor, R: Tensor, positive: int) -> Tensor:
+    """The least-squares amplitudes with the first `positive` components >= 0 (the rest, a sky, free).
+
+    Exact: every subset of components is tried, and the feasible one that explains most chi-square is kept;
+    meant for the few components of a parametric model.
+    """
+    count = M.shape[-1]
+    best = torch.zeros_like(R, dtype=torch.float64)
+    gain = torch.zeros(R.shape[:-1], dtype=torch.float64, device=R.device)
+    free = tuple(range(positive, count))
+    # The full set first: where it is feasible it is the answer, and that is almost everywhere near a good fit.
+    for size in range(positive, -1, -1):
+        for subset in combinations(range(positive), size):
+            active = [*subset, *free]
+            if not active:
+                continue
+            index = torch.tensor(active, device=M.device)
+            trial = torch.zeros_like(best)
+            trial[..., index] = solve(M[..., index[:, None], index], R[..., index])
+            explained = (trial * R).sum(-1)
+            better = (trial[..., :positive] >= 0).all(-1) & (explained > gain)
+            best = torch.where(better[..., None], trial, best)
+            gain = torch.where(better, explained, gain)
+        if size == positive and bool((gain > 0).all()):
+            break
+    return best
+
+
+def log_determinant(M: Tensor) -> Tensor:
+    """Sum over bands of ln det M, (K,): what marginalising over flat amplitudes subtracts, halved, from logL."""
+    return torch.linalg.slogdet(M.double()).logabsdet.sum(-1)
+
+
+def _well_conditioned(M: Tensor) -> Tensor:
+    """lenstronomy's test; the eigenvalues themselves are computed only where a cheap bound cannot decide."""
+    count = M.shape[-1]
+    trace = torch.diagonal(M, dim1=-2, dim2=-1).sum(-1)
+    determinant = torch.linalg.det(M)
+    # largest <= trace and smallest >= det / (trace / (n-1))^(n-1), so condition <= trace^n / (det (n-1)^(n-1)).
+    bound = trace**count / (determinant.clamp(min=0) * max(count - 1, 1) ** (count - 1))
+    regular = (determinant > 0) & (bound < _MAX_CONDITION)
+    unsure = ~regular & torch.isfinite(trace) & (trace > 0)
+    if bool(unsure.any()):
+        values = torch.linalg.svdvals(M[unsure])
+        regular[unsure] = values[..., 0] < _MAX_CONDITION * values[..., -1]
+    return regular

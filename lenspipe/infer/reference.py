@@ -1,0 +1,70 @@
+"""lenstronomy's own likelihood of the same data and scene: what ours is held against, once a fit and in the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lenspipe.infer.likelihood import Imaging
+from lenspipe.lensing.params import LIGHT, MASS
+from lenspipe.lensing.scene import Component, Scene
+
+
+class Lenstronomy:
+    """``log_likelihood(vector)`` of (P,) physical parameters, computed by lenstronomy alone."""
+
+    def __init__(self, data: Imaging, scene: Scene):
+        from lenstronomy.Sampling.Likelihoods.image_likelihood import ImageLikelihood
+
+        self.scene = scene
+        lights = [c.profile for c in scene.lens_light] + (["UNIFORM"] if scene.sky else [])
+        self.image_likelihood = ImageLikelihood(
+            [self._band(data, b) for b in range(len(data.image))],
+            "multi-linear",
+            {
+                "lens_model_list": [c.profile for c in scene.lens],
+                "source_light_model_list": [c.profile for c in scene.source],
+                "lens_light_model_list": lights,
+            },
+            image_likelihood_mask_list=[m.astype(float) for m in data.mask],
+            check_positive_flux=True,
+        )
+
+    def kwargs(self, vector: NDArray[np.float64]) -> dict[str, Any]:
+        """lenstronomy's keyword-argument lists of a (P,) vector, amplitudes 1."""
+
+        def lists(components: tuple[Component, ...], table: dict[str, tuple[str, ...]]) -> list[dict[str, float]]:
+            return [dict(zip(table[c.profile], (float(vector[i]) for i in c.columns))) for c in components]
+
+        lens = [k | ({"ra_0": 0.0, "dec_0": 0.0} if "gamma1" in k else {}) for k in lists(self.scene.lens, MASS)]
+        source = [{"amp": 1.0, **k} for k in lists(self.scene.source, LIGHT)]
+        light = [{"amp": 1.0, **k} for k in lists(self.scene.lens_light, LIGHT)]
+        if self.scene.sky:
+            light.append({"amp": 1.0})
+        return {"kwargs_lens": lens, "kwargs_source": source, "kwargs_lens_light": light}
+
+    def log_likelihood(self, vector: NDArray[np.float64]) -> float:
+        value, _ = self.image_likelihood.logL(**self.kwargs(vector), kwargs_ps=[])
+        return float(value)
+
+    def _band(self, data: Imaging, b: int) -> list[dict[str, Any]]:
+        height, width = data.shape
+        scale = data.pixel_scale
+        pixels: dict[str, Any] = {
+            "image_data": np.where(data.mask[b], data.image[b], 0).astype(float),
+            "ra_at_xy_0": -(width - 1) / 2 * scale,
+            "dec_at_xy_0": -(height - 1) / 2 * scale,
+            "transform_pix2angle": np.eye(2) * scale,
+        }
+        if data.exposure_time is not None and data.background_rms is not None:
+            pixels["background_rms"] = float(data.background_rms[b])
+            pixels["exposure_time"] = float(data.exposure_time[b])
+        elif data.sigma is not None:
+            pixels["noise_map"] = np.where(data.mask[b], data.sigma[b], 1).astype(float)
+        if data.psf_fwhm is not None:
+            psf = {"psf_type": "GAUSSIAN", "fwhm": float(data.psf_fwhm[b]), "pixel_size": scale, "truncation": 4}
+        elif data.psf is not None:
+            psf = {"psf_type": "PIXEL", "kernel_point_source": data.psf[b].astype(float)}
+        return [pixels, psf, {"supersampling_factor": 1, "supersampling_convolution": False}]

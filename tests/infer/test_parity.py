@@ -1,0 +1,119 @@
+"""Our likelihood against lenstronomy's, number for number."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from lenspipe.infer.likelihood import Imaging, Likelihood
+from lenspipe.infer.reference import Lenstronomy
+from lenspipe.lensing.psf import gaussian_kernel
+from lenspipe.lensing.scene import Scene, build
+
+LOWER = {"theta_E": 0.4, "e1": -0.5, "e2": -0.5, "gamma1": -0.2, "gamma2": -0.2, "R_sersic": 0.0, "n_sersic": 0.5}
+UPPER = {"theta_E": 2.5, "e1": 0.5, "e2": 0.5, "gamma1": 0.2, "gamma2": 0.2, "R_sersic": 5.0, "n_sersic": 8.0}
+
+
+def bounds(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    def of(table: dict[str, float], centre: float) -> np.ndarray:
+        return np.array([next((v for k, v in table.items() if n.endswith(k)), centre) for n in scene.names])
+
+    return of(LOWER, -0.5), of(UPPER, 0.5)
+
+
+def mock(bands: int, shape: tuple[int, int], psf: str, noise: str, masked: bool, flux: float = 1.0) -> Imaging:
+    """Noise, a lens-like blob and a masked neighbour: parity needs realistic numbers, not a realistic lens."""
+    rng = np.random.default_rng(bands)
+    scale = 0.2637 if max(shape) < 100 else 0.05
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    r = np.hypot(x - shape[1] / 2, y - shape[0] / 2)
+    rms = np.array([2.5, 3.5, 6.0][:bands])
+    image = (
+        400 * np.exp(-r / 4)
+        + 60 * np.exp(-(((r - 8) / 2) ** 2))
+        + rms[:, None, None] * rng.normal(size=(bands, *shape))
+    )
+    mask = np.ones((bands, *shape), bool)
+    if masked:
+        mask[:, 5:12, 30:40] = False
+        mask[0, :3] = False
+        image[0, :3] = np.nan
+    sigma = np.sqrt(rms[:, None, None] ** 2 + np.clip(np.nan_to_num(image), 0, None) / 90)
+    fwhm = np.array([1.25, 0.9, 0.8][:bands]) * scale / 0.2637
+    return Imaging(
+        image=flux * image,
+        mask=mask,
+        pixel_scale=scale,
+        sigma=flux * sigma if noise == "map" else None,
+        background_rms=flux * rms if noise == "poisson" else None,
+        exposure_time=np.full(bands, 90.0) / flux if noise == "poisson" else None,
+        psf_fwhm=fwhm if psf == "gaussian" else None,
+        psf=np.stack([gaussian_kernel(f, scale) for f in fwhm * 0 + fwhm.max()]) if psf == "pixel" else None,
+    )
+
+
+CASES = [
+    *product([1, 3], [(45, 45)], ["gaussian", "pixel"], ["map", "poisson"], [False, True], [False, True]),
+    (2, (40, 40), "pixel", "map", True, False),
+    (1, (121, 121), "pixel", "map", True, True),
+]
+
+
+@pytest.mark.parametrize(("bands", "shape", "psf", "noise", "masked", "sky"), CASES)
+def test_log_likelihood_is_lenstronomys(bands, shape, psf, noise, masked, sky):
+    data = mock(bands, shape, psf, noise, masked)
+    scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"], sky=sky)
+    lower, upper = bounds(scene)
+    count = 200 if shape == (45, 45) else 40
+    vectors = np.random.default_rng(3).uniform(lower, upper, size=(count, len(lower)))
+    reference = Lenstronomy(data, scene)
+    expected = np.array([reference.log_likelihood(v) for v in vectors])
+    value, negative = Likelihood(data, scene).parts(torch.as_tensor(vectors))
+    bands_penalised = np.round(-expected / 1e8).clip(0)
+    assert 0 < (bands_penalised > 0).mean() < 1, "the draw must hold both kinds"
+    np.testing.assert_array_equal(negative.numpy(), bands_penalised)
+    exact = value.numpy() - 1e8 * negative.numpy()
+    free = bands_penalised == 0
+    error = np.abs(exact - expected)[free] / np.maximum(1, np.abs(expected[free]) / 1e3)
+    assert error.max() <= 1e-9
+    # A penalty of 1e8 leaves 1e-8 of room in a float64.
+    np.testing.assert_allclose(exact[~free], expected[~free], rtol=1e-14, atol=1e-6)
+
+
+@pytest.mark.parametrize(("source", "light"), [(2, 1), (1, 2), (2, 2)])
+def test_several_components(source, light):
+    data = mock(2, (45, 45), "gaussian", "poisson", True)
+    scene = build(["SIE", "SHEAR", "SIE"], ["SERSIC_ELLIPSE"] * source, ["SERSIC_ELLIPSE"] * light, sky=True)
+    lower, upper = bounds(scene)
+    vectors = np.random.default_rng(4).uniform(lower, upper, size=(60, len(lower)))
+    reference = Lenstronomy(data, scene)
+    expected = np.array([reference.log_likelihood(v) for v in vectors])
+    value, negative = Likelihood(data, scene).parts(torch.as_tensor(vectors))
+    np.testing.assert_array_equal(negative.numpy(), np.round(-expected / 1e8).clip(0))
+    free = negative.numpy() == 0
+    assert free.any()
+    # Two nearly equal Sersics make M ill-conditioned: both codes then lose the same digits in different order.
+    np.testing.assert_allclose(value.numpy()[free], expected[free], rtol=1e-9)
+
+
+def test_float32_and_tiny_fluxes():
+    scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
+    lower, upper = bounds(scene)
+    middle, width = (lower + upper) / 2 + 0.03, upper - lower
+    vectors = middle + 0.05 * width * np.random.default_rng(5).uniform(-1, 1, size=(50, len(lower)))
+    exact, _ = Likelihood(mock(3, (45, 45), "gaussian", "poisson", True), scene).parts(torch.as_tensor(vectors))
+    for flux in (1.0, 1e-12, 1e5):
+        data = mock(3, (45, 45), "gaussian", "poisson", True, flux)
+        single, _ = Likelihood(data, scene, dtype=torch.float32).parts(torch.as_tensor(vectors))
+        # Of logL: so far from a fit the pixels carry a chi-square of 1e5.
+        np.testing.assert_allclose(single.numpy(), exact.numpy(), rtol=1e-5)
+
+
+def test_nothing_but_numbers_leaves():
+    data = mock(1, (45, 45), "gaussian", "map", False)
+    scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
+    vectors = torch.full((3, len(scene.names)), float("nan"), dtype=torch.float64)
+    vectors[1] = 0.0
+    vectors[2] = 1e300
+    assert torch.isfinite(Likelihood(data, scene)(vectors)).all()
