@@ -1,1 +1,1 @@
-""
+"""Truth masks from noiseless layers."""

@@ -1,1 +1,1 @@
-""
+"""Networks, their normalisation, losses and metrics. None of them knows where or how it is trained."""

@@ -1,1 +1,1 @@
-""
+"""Simulated cutouts: surveys, populations, rendering, noise. Arrays in, arrays out."""

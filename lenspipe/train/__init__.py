@@ -1,1 +1,1 @@
-""
+"""Shards to batches, and the training loop: the only room that knows of ranks."""
