@@ -1,0 +1,40 @@
+# make demo    the whole pipeline on simulated images, from an empty clone to the report
+# make test    the tests
+# make lint    style, types, the layer contract
+# make clean   remove what make built (runs/ stays)
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NEEDS  := setup.cfg pyproject.toml constraints.txt
+DEMO   := runs/demo
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/lenspipe run workflows/demo.yaml --out $(DEMO); code=$$?; \
+	if [ -f $(DEMO)/search/report/index.html ]; then \
+	    echo; echo "Figures: $(CURDIR)/$(DEMO)/figures.json"; \
+	    echo "Report:  file://$(CURDIR)/$(DEMO)/search/report/index.html"; \
+	fi; exit $$code
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache
+	find lenspipe tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.installed: $(NEEDS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(NEEDS) $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
