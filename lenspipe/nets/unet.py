@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lenspipe.config import Config
 from lenspipe.nets import compat  # noqa: F401  (before segmentation_models_pytorch)
+from lenspipe.nets.config import UNetConfig
 from lenspipe.nets.normalise import Asinh
 from lenspipe.types import CLASSES
-
-
-class UNetConfig(Config):
-    """The architecture; it travels in the card of the weights."""
-
-    encoder: str = Field(
-        "tu-resnet18",
-        description="encoder of segmentation-models-pytorch (``tu-`` names one of timm's); never pretrained",
-    )
-    encoder_options: dict[str, Any] = Field(
-        {"layers": [1, 1, 1, 1], "channels": [32, 64, 96, 128], "stem_type": "deep", "stem_width": 12},
-        description="passed to timm for ``tu-`` encoders; the default makes a narrow residual network",
-    )
-    depth: int = Field(3, ge=1, le=5, description="levels, each of half the resolution of the one above")
-    decoder_channels: tuple[int, ...] = Field((64, 32, 24), description="one per level")
-    full_resolution: bool = Field(
-        True,
-        description="the encoder's first convolution keeps its stride 1, so that there is a skip at full resolution",
-    )
-    upsample: int = Field(1, ge=1, le=4, description="work on an image enlarged by this factor")
 
 
 class UNet(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lenspipe.nets import compat  # noqa: F401  (before lightning)
 from lenspipe.nets.losses import cross_entropy_dice
 from lenspipe.nets.metrics import PooledIoU
 from lenspipe.train.data import CutoutData, redraw_noise, turn
+from lenspipe.types import CLASSES
 
 import lightning  # isort: skip
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint  # isort: skip
@@ -63,8 +65,6 @@ class Segmentation(lightning.LightningModule):
         # One clock decides for every rank, or their learning rates would drift apart.
         left = max(self.trainer.strategy.broadcast(left), 1)
         self._share = (1 - float(self.progress)) / left
-        if left == 1:
-            self.trainer.should_stop = True
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         x = float(self.progress) + self._share * (batch_idx + 1) / self.trainer.num_training_batches
@@ -86,6 +86,8 @@ class Segmentation(lightning.LightningModule):
         now = time.monotonic()
         self.seconds += self.trainer.strategy.broadcast(now - self._clock)
         self._clock = now
+        if float(self.progress) > 1 - 1e-9:
+            self.trainer.should_stop = True
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         image, label = batch
@@ -135,20 +137,37 @@ class History(Callback):
         )
 
 
-def fit(
-    module: Segmentation, data: CutoutData, folder: Path, precision: str
-) -> tuple[dict[str, Tensor], list[dict[str, float]], dict[str, float]]:
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves.
+
+    Attributes
+    ----------
+    weights : state of the network, of the epoch that validates best.
+    history : figures of each epoch.
+    metrics : on the test set; empty where it has no objects.
+    minutes : of training, all processes together.
+    """
+
+    weights: dict[str, Tensor]
+    history: list[dict[str, float]]
+    metrics: dict[str, float]
+    minutes: float
+    classes: tuple[str, ...] = CLASSES
+
+
+def seed_everything(seed: int) -> None:
+    """Seed all generators of random numbers that training draws from."""
+    lightning.seed_everything(seed % 2**32, verbose=False)
+
+
+def fit(module: Segmentation, data: CutoutData, folder: Path, precision: str) -> Trained:
     """Train, keep the weights that validate best, and measure these once on the test set.
 
     Parameters
     ----------
     folder : for checkpoints, the last two and the best; training goes on from what lies there.
-
-    Returns
-    -------
-    weights : state of ``module.net``.
-    history : figures of each epoch.
-    metrics : on the test set; empty where it has no objects.
+    precision : of Lightning, or ``auto``.
     """
     history = History()
     best = ModelCheckpoint(folder, "best-{epoch}", monitor="val_macro_iou", mode="max", save_top_k=1)
@@ -158,7 +177,7 @@ def fit(
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
-        precision=precision,
+        precision=_precision() if precision == "auto" else precision,
         max_epochs=module.max_epochs,
         callbacks=[history, best, last],
         logger=False,
@@ -167,6 +186,7 @@ def fit(
         num_sanity_val_steps=0,
     )
     trainer.fit(module, data, ckpt_path=_newest(folder), weights_only=True)
+    seconds = float(module.seconds)
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(state)
     metrics: dict[str, float] = {}
@@ -174,7 +194,15 @@ def fit(
         (result,) = trainer.test(module, data, verbose=False)
         metrics = {name: float(value) for name, value in result.items()}
     weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
-    return weights, history.rows, metrics
+    return Trained(weights, history.rows, metrics, seconds / 60)
+
+
+def _precision() -> str:
+    """bfloat16 where the hardware multiplies in it: on other processors it is slower than float32."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return "bf16-mixed" if supported is not None and supported() else "32-true"
 
 
 def _newest(folder: Path) -> Path | None:
