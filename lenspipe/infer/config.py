@@ -1,0 +1,77 @@
+"""What a fit can be told: the lens model, its priors, the likelihood, the search, the sampler, the verdict."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lenspipe.config import Config
+from lenspipe.infer.priors import Prior
+from lenspipe.infer.sample import SamplerConfig
+
+Mass = Literal["SIE", "SHEAR"]
+Light = Literal["SERSIC_ELLIPSE"]
+
+
+class SceneConfig(Config):
+    """The profiles, by lenstronomy's names."""
+
+    lens: tuple[Mass, ...] = Field(default=("SIE", "SHEAR"), min_length=1)
+    source: tuple[Light, ...] = Field(default=("SERSIC_ELLIPSE",), min_length=1)
+    lens_light: tuple[Light, ...] = ("SERSIC_ELLIPSE",)
+    sky: bool = Field(default=False, description="fit a constant sky level per band")
+    joint_centre: bool = Field(default=True, description="first lens light and main deflector share a centre")
+
+
+class DataConfig(Config):
+    """Which pixels count, and how."""
+
+    window: float | None = Field(default=None, gt=0, description="side of the fitted square in arcsec; None = all")
+    radius: float | None = Field(default=None, gt=0, description="pixels farther from the centre are masked, arcsec")
+    core: float = Field(default=0.0, ge=0, description="pixels nearer to the lens centre are masked, arcsec")
+    noise_probability: float = Field(default=0.5, gt=0, le=1, description="other objects are masked above this")
+    grow: int = Field(default=1, ge=0, description="pixels by which masks of other objects grow")
+    light_error: float = Field(
+        default=0.0, ge=0, description="fraction of the lens light added to sigma in quadrature: its model error"
+    )
+    supersampling: int = Field(default=1, ge=1, le=8, description="subpixels per pixel and axis")
+    marginalise: bool = Field(default=True, description="integrate over the amplitudes instead of maximising")
+    precision: Literal["float32", "float64"] = Field(default="float32", description="of the sampling; optima are f64")
+
+
+class SearchConfig(Config):
+    """How the optimum is looked for."""
+
+    starts: int = Field(default=24, ge=3, description="starts that are optimised together")
+    finalists: int = Field(default=6, ge=1, description="distinct optima that are polished")
+    radii: int = Field(default=24, ge=3, description="Einstein radii of the coarse grid")
+    theta_E_min: float = Field(default=0.3, gt=0, description="smallest radius of the grid, arcsec")
+    theta_E_max: float | None = Field(default=None, gt=0, description="largest, arcsec; None = 0.7 of the half width")
+
+
+class VerdictConfig(Config):
+    """When a fit is not ``good``. Reduced chi-square is no criterion: it does not tell right from wrong."""
+
+    magnification: float = Field(default=2.5, ge=1, description="suspect below")
+    source_radius: float = Field(default=0.7, gt=0, description="suspect where source_R_sersic / theta_E is above")
+    start_spread: float = Field(default=0.1, gt=0, description="suspect where near-best optima differ by this fraction")
+    near_best: float = Field(
+        default=5.0, gt=0, description="optima within this of the best log posterior are near-best"
+    )
+    mass_light: float = Field(default=0.3, gt=0, description="suspect where |e_mass - e_light| is above")
+    arc_signal: float = Field(default=10.0, ge=0, description="suspect where the arc's total S/N is below")
+    mask_overlap: float = Field(default=0.2, ge=0, le=1, description="suspect where less of the masked arc is modelled")
+
+
+class FitConfig(Config):
+    """Everything `lenspipe.infer.fit.fit` can be told."""
+
+    model: SceneConfig = SceneConfig()
+    priors: dict[str, Prior] = Field(default_factory=dict, description="parameter name -> prior, over the defaults")
+    mass_follows_light: float | None = Field(default=None, gt=0, description="prior sigma of e_mass - e_light")
+    data: DataConfig = DataConfig()
+    search: SearchConfig = SearchConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    verdict: VerdictConfig = VerdictConfig()
+    cosmology: Literal["Planck18", "FlatLambdaCDM70"] = "Planck18"

@@ -1,0 +1,283 @@
+"""One candidate, from pixels to a judged posterior.
+
+Lens light -> coarse grid -> Levenberg-Marquardt from many starts -> Laplace approximation -> independent ensembles ->
+diagnostics, derived quantities, verdict. The optimum is float64; sampling is float32 where the config says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lenspipe.errors import CandidateError, Reason
+from lenspipe.infer import derived, starts
+from lenspipe.infer.config import FitConfig
+from lenspipe.infer.derived import Quantity
+from lenspipe.infer.likelihood import Likelihood
+from lenspipe.infer.optimise import Optima, levenberg_marquardt, normal_equations
+from lenspipe.infer.prepare import Prepared, prepare, with_light_error
+from lenspipe.infer.priors import Priors
+from lenspipe.infer.reference import Lenstronomy
+from lenspipe.infer.sample import Chains, sample
+from lenspipe.infer.verdict import Evidence, Verdict, judge
+from lenspipe.lensing.scene import Scene, build
+from lenspipe.types import Cutout, Masks, Posterior
+
+Floats = NDArray[np.float64]
+
+_DERIVED_DRAWS = 200
+
+
+@dataclass(frozen=True)
+class Images:
+    """The best model in flux units, on the window: (B,H,W) each; `inverse_magnification` (H,W) is det A."""
+
+    data: Floats
+    sigma: Floats
+    mask: NDArray[np.bool_]
+    model: Floats
+    source: Floats
+    lens_light: Floats
+    inverse_magnification: Floats
+
+    @property
+    def arc(self) -> NDArray[np.bool_]:
+        """(B,H,W) pixels in which the modelled source is brighter than the noise."""
+        return self.source > self.sigma
+
+
+@dataclass(frozen=True)
+class Fit:
+    """All that is known about one candidate in the end."""
+
+    scene: Scene
+    priors: Priors
+    prepared: Prepared
+    posterior: Posterior
+    chains: Chains
+    images: Images
+    derived: dict[str, Quantity]
+    verdict: Verdict
+    reduced_chi2: float
+    chi2_arc: float
+    log_likelihood: float
+    lenstronomy_difference: float
+    evaluations: int
+    seconds: float
+
+
+def fit(
+    cutout: Cutout, masks: Masks | None, config: FitConfig, seed: int, redshifts: tuple[float, float] | None = None
+) -> Fit:
+    """Fit `config`'s lens model to a cutout.
+
+    Parameters
+    ----------
+    masks : class probabilities; None to start from the image alone.
+    seed : of the sampler; the same candidate, config and seed give the same result on the same machine.
+    redshifts : of lens and source, for velocity dispersion and mass.
+
+    Raises
+    ------
+    CandidateError : where there is nothing to fit or no start with a finite likelihood.
+    """
+    begun = time.perf_counter()
+    model, data = config.model, config.data
+    scene = build(model.lens, model.source, model.lens_light, model.sky, model.joint_centre)
+    priors = Priors(scene.names, config.priors, config.mass_follows_light)
+    prepared = prepare(cutout, masks, data)
+    light, light_model = starts.lens_light(prepared, scene, priors)
+    imaging = prepared.imaging
+    if data.light_error:
+        imaging = with_light_error(imaging, light_model, data.light_error)
+
+    def likelihood(dtype: torch.dtype) -> Likelihood:
+        return Likelihood(imaging, scene, dtype, supersampling=data.supersampling, marginalise=data.marginalise)
+
+    exact = likelihood(torch.float64)
+    objective = starts.Objective(exact, priors)
+    optima = _search(objective, prepared, light, config)
+    near = optima.cost - optima.cost[0] < config.verdict.near_best
+    quick = exact if data.precision == "float64" else likelihood(torch.float32)
+    chains = sample(_log_posterior(quick, priors), optima.u[0], _laplace(objective, optima.u[0]), config.sampler, seed)
+    best = _polish(objective, optima.u[0], chains)
+
+    vector = priors.physical(best)
+    samples = priors.physical(chains.u)
+    posterior = Posterior(
+        names=scene.names,
+        units=scene.units,
+        samples=samples.reshape(len(samples), -1, samples.shape[-1]),
+        log_prob=chains.log_prob.reshape(len(samples), -1),
+        best=vector,
+    )
+    images = _images(exact, vector)
+    residual = (images.data - images.model) / images.sigma
+    arc = images.arc & images.mask
+    free = len(vector) + len(scene.amplitudes) * len(images.data)
+    value, difference = _compare(exact, vector)
+    return Fit(
+        scene=scene,
+        priors=priors,
+        prepared=prepared,
+        posterior=posterior,
+        chains=chains,
+        images=images,
+        derived=_derived(exact, samples, cutout, config, redshifts, seed),
+        verdict=judge(
+            Evidence(
+                at_bound=_at_bound(best, priors),
+                magnification=float(derived.magnification(scene, vector[None], imaging.shape, imaging.pixel_scale)[0]),
+                theta_E=float(vector[scene.index("theta_E")]),
+                source_radius=float(vector[scene.source[0].columns[0]]),
+                near_best=priors.physical(optima.u[near])[:, scene.index("theta_E")],
+                mass_light=_mass_light(scene, vector),
+                arc_signal=float(np.sqrt(((images.source / images.sigma)[images.mask] ** 2).sum())),
+                mask_overlap=_overlap(prepared.source, images),
+                converged=chains.converged,
+                lenstronomy_difference=difference,
+            ),
+            config.verdict,
+        ),
+        reduced_chi2=float((residual[images.mask] ** 2).sum() / max(exact.n_data - free, 1)),
+        chi2_arc=float((residual[arc] ** 2).mean()) if arc.any() else float("nan"),
+        log_likelihood=value,
+        lenstronomy_difference=difference,
+        evaluations=objective.calls + chains.evaluations,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _search(objective: starts.Objective, prepared: Prepared, light: dict[str, float], config: FitConfig) -> Optima:
+    """Distinct optima, best first."""
+    priors, column = objective.priors, objective.likelihood.scene.index("theta_E")
+    lower, upper = priors.lower, priors.upper
+    points = starts.grid(prepared, objective.likelihood.scene, priors, light, config.search)
+    cost = objective.cost(points)
+    if not np.isfinite(cost).any() or cost.min() > 1e11:
+        raise CandidateError(Reason.NO_FINITE_START, f"none of {len(points)} starts has a finite likelihood.")
+    begin = starts.choose(points, cost, points[:, column], config.search.starts)
+    coarse = levenberg_marquardt(objective, begin, lower, upper, iterations=8)
+    few = starts.distinct(coarse.u, coarse.cost, column, config.search.finalists)
+    fine = levenberg_marquardt(objective, coarse.u[few], lower, upper, iterations=30)
+    order = np.argsort(fine.cost)
+    return Optima(fine.u[order], fine.cost[order])
+
+
+def _log_posterior(likelihood: Likelihood, priors: Priors) -> Callable[[Floats], Floats]:
+    """(K, P) sampled coordinates -> (K,), -inf outside the prior and where a flux is negative."""
+
+    def log_posterior(u: Floats) -> Floats:
+        result = priors.log_prior(u)
+        inside = np.isfinite(result)
+        if inside.any():
+            value, negative = likelihood.parts(torch.as_tensor(priors.physical(u[inside])))
+            result[inside] += np.where(negative.numpy() > 0, -np.inf, value.numpy())
+        return result
+
+    return log_posterior
+
+
+def _laplace(objective: starts.Objective, u: Floats) -> Floats:
+    """(P, P) Gauss-Newton covariance at `u`, no direction wider than the prior allows."""
+    priors = objective.priors
+    curvature, _ = normal_equations(objective, u[None], objective(u[None]), priors.lower, priors.upper)
+    widest = (priors.upper - priors.lower) / 4
+    # In units of the prior's widths the eigenvalues are comparable, and none may be below 1.
+    scaled = curvature[0] * np.outer(widest, widest)
+    values, vectors = np.linalg.eigh(scaled)
+    covariance = (vectors / np.maximum(values, 1.0)) @ vectors.T
+    return np.asarray(covariance * np.outer(widest, widest))
+
+
+def _polish(objective: starts.Objective, optimum: Floats, chains: Chains) -> Floats:
+    """The float64 optimum: of the search, or of the sampler where that saw something better."""
+    flat = chains.u.reshape(-1, chains.u.shape[-1])
+    begin = np.stack([optimum, flat[np.argmax(chains.log_prob)]])
+    found = levenberg_marquardt(objective, begin, objective.priors.lower, objective.priors.upper, iterations=15)
+    return np.asarray(found.u[np.argmin(found.cost)])
+
+
+def _images(likelihood: Likelihood, vector: Floats) -> Images:
+    found = likelihood.solve(torch.as_tensor(vector)[None], non_negative=True)
+    n_source, n_light = len(likelihood.scene.source), likelihood.n_positive
+
+    def layer(first: int, last: int) -> Floats:
+        part = torch.einsum("bl,lbhw->bhw", found.amplitudes[0, :, first:last], found.layers[0, first:last])
+        return np.asarray(part.numpy() * likelihood.unit)
+
+    data = likelihood.data
+    return Images(
+        data=np.asarray(data.image, dtype=np.float64),
+        sigma=np.sqrt(likelihood.variance(found.model)[0].numpy()) * likelihood.unit,
+        mask=data.mask,
+        model=found.model[0].numpy() * likelihood.unit,
+        source=layer(0, n_source),
+        lens_light=layer(n_source, n_light),
+        inverse_magnification=derived.inverse_magnification(likelihood.scene, vector, data.shape, data.pixel_scale),
+    )
+
+
+def _derived(
+    likelihood: Likelihood,
+    samples: Floats,
+    cutout: Cutout,
+    config: FitConfig,
+    redshifts: tuple[float, float] | None,
+    seed: int,
+) -> dict[str, Quantity]:
+    scene, data = likelihood.scene, likelihood.data
+    flat = samples.reshape(-1, samples.shape[-1])
+    draws = flat[np.random.default_rng(seed).integers(0, len(flat), _DERIVED_DRAWS)]
+    column = {name: draws[:, i] for i, name in enumerate(scene.names)}
+    q, phi = derived.axis_ratio(column["e1"], column["e2"]), derived.orientation(column["e1"], column["e2"])
+    result = {
+        "q": Quantity(q, ""),
+        "phi": Quantity(np.degrees(phi), "deg"),
+        "theta_E_effective": Quantity(derived.effective_einstein_radius(column["theta_E"], q), "arcsec"),
+    }
+    if cutout.cd is not None:
+        result["pa"] = Quantity(derived.position_angle(phi, cutout.cd), "deg")
+    if "gamma1" in column:
+        result["gamma"] = Quantity(np.hypot(column["gamma1"], column["gamma2"]), "")
+    mu = derived.magnification(scene, draws, data.shape, data.pixel_scale)
+    result["magnification"] = Quantity(mu, "")
+    result |= derived.magnitudes(likelihood, draws, cutout.zero_point, cutout.bands)
+    if redshifts is not None:
+        result |= derived.physical(column["theta_E"], *redshifts, config.cosmology)
+    return result
+
+
+def _compare(likelihood: Likelihood, vector: Floats) -> tuple[float, float]:
+    """log L of the best model, and how far lenstronomy's is from it, scaled; NaN where lenstronomy has no such case."""
+    own = Likelihood(likelihood.data, likelihood.scene, torch.float64, marginalise=False)
+    value = float(own(torch.as_tensor(vector)[None])[0])
+    height, width = likelihood.data.shape
+    if height != width:
+        return value, float("nan")
+    theirs = Lenstronomy(likelihood.data, likelihood.scene).log_likelihood(vector)
+    return value, abs(value - theirs) / max(1.0, abs(theirs) / 1e3)
+
+
+def _at_bound(u: Floats, priors: Priors) -> tuple[str, ...]:
+    margin = 0.005 * (priors.upper - priors.lower)
+    outside = (u < priors.lower + margin) | (u > priors.upper - margin)
+    return tuple(name for name, out in zip(priors.names, outside) if out)
+
+
+def _mass_light(scene: Scene, vector: Floats) -> float:
+    if "lens_light_e1" not in scene.names:
+        return float("nan")
+    e1, e2, light1, light2 = (vector[scene.index(n)] for n in ("e1", "e2", "lens_light_e1", "lens_light_e2"))
+    return float(np.hypot(e1 - light1, e2 - light2))
+
+
+def _overlap(source: NDArray[np.float32] | None, images: Images) -> float:
+    if source is None or not (source > 0.5).any():
+        return float("nan")
+    return float(np.mean(np.any(images.arc, axis=0)[source > 0.5]))

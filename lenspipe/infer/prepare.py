@@ -1,0 +1,107 @@
+"""From a cutout and its masks to the numbers the likelihood reads. Masks choose pixels here, never priors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
+
+from lenspipe.errors import CandidateError, Reason
+from lenspipe.infer.config import DataConfig
+from lenspipe.infer.likelihood import Imaging
+from lenspipe.types import Cutout, Masks
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`imaging` for the likelihood; class probabilities on its grid (H,W), None without masks; lens centre in arcsec.
+
+    `origin` is the window's first (row, column) in the cutout.
+    """
+
+    imaging: Imaging
+    source: NDArray[np.float32] | None
+    lens: NDArray[np.float32] | None
+    centre: tuple[float, float]
+    origin: tuple[int, int]
+
+
+def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared:
+    """Cut the window out, mask what does not count, find the lens.
+
+    Raises
+    ------
+    CandidateError : where masks exist but show no lens, or where no pixel is left.
+    """
+    rows, columns = (_window(n, cutout.pixel_scale, config.window) for n in cutout.shape)
+    window = np.s_[..., rows, columns]
+    image, sigma, mask = cutout.image[window], cutout.sigma[window], cutout.valid[window].copy()
+    height, width = image.shape[1:]
+    x = (np.arange(width) - (width - 1) / 2) * cutout.pixel_scale
+    y = ((np.arange(height) - (height - 1) / 2) * cutout.pixel_scale)[:, None]
+    probabilities = None if masks is None else masks.probability[window]
+    source = lens = None
+    centre = (0.0, 0.0)
+    if masks is not None and probabilities is not None:
+        source, lens, other, _ = probabilities
+        others = other > config.noise_probability
+        if config.grow:
+            # A mask that grows must not eat the arc it grows towards.
+            grown = binary_dilation(others, iterations=config.grow)
+            others |= grown & (source < 0.5) & (lens < 0.5)
+        mask &= ~others
+        weight = np.where(lens > 0.5, lens, 0.0)
+        if weight.sum() < 4:
+            raise CandidateError(Reason.NO_LENS_FOUND, f"{cutout.id}: {masks.origin} shows no lens galaxy.")
+        centre = (float((weight * x).sum() / weight.sum()), float((weight * y).sum() / weight.sum()))
+    distance = np.hypot(x - centre[0], y - centre[1])
+    if config.radius is not None:
+        mask &= distance < config.radius
+    mask &= distance >= config.core
+    if not mask.any((1, 2)).all():
+        raise CandidateError(Reason.BAND_UNUSABLE, f"{cutout.id}: no pixel is left to fit in some band.")
+    poisson = bool(np.isfinite(cutout.background_rms).all() and np.isfinite(cutout.exposure_time).all())
+    gaussian = bool(np.isfinite(cutout.psf_fwhm).all())
+    imaging = Imaging(
+        image=np.where(cutout.valid[window], image, 0).astype(np.float64),
+        mask=mask,
+        pixel_scale=cutout.pixel_scale,
+        sigma=None if poisson else sigma.astype(np.float64),
+        background_rms=cutout.background_rms if poisson else None,
+        exposure_time=cutout.exposure_time if poisson else None,
+        psf=None if gaussian else _central(cutout.psf, (height, width)),
+        psf_fwhm=cutout.psf_fwhm if gaussian else None,
+    )
+    return Prepared(imaging, source, lens, centre, (rows.start, columns.start))
+
+
+def with_light_error(imaging: Imaging, light: NDArray[np.float64], fraction: float) -> Imaging:
+    """`imaging` with ``fraction * light`` (B,H,W) added to sigma in quadrature, as a fixed noise map."""
+    if imaging.sigma is not None:
+        variance = imaging.sigma**2
+    else:
+        assert imaging.background_rms is not None and imaging.exposure_time is not None
+        flux = np.clip(imaging.image, 0, None)
+        variance = imaging.background_rms[:, None, None] ** 2 + flux / imaging.exposure_time[:, None, None]
+    total = np.sqrt(variance + (fraction * np.clip(light, 0, None)) ** 2)
+    return replace(imaging, sigma=total, background_rms=None, exposure_time=None)
+
+
+def _window(size: int, pixel_scale: float, window: float | None) -> slice:
+    """A centred slice with the parity of `size`, so that the origin stays where it was."""
+    if window is None or window >= size * pixel_scale:
+        return slice(0, size)
+    margin = (size - round(window / pixel_scale)) // 2
+    return slice(margin, size - margin)
+
+
+def _central(psf: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float64]:
+    """The PSF no larger than the image, cut about its centre."""
+    kernel = psf.astype(np.float64)
+    for axis, n in zip((1, 2), shape):
+        excess = max(kernel.shape[axis] - (n - 1 + n % 2), 0)
+        margin = (excess + 1) // 2
+        kernel = np.take(kernel, np.arange(margin, kernel.shape[axis] - margin), axis)
+    return np.asarray(kernel / kernel.sum((1, 2), keepdims=True))

@@ -1,0 +1,135 @@
+"""Priors as the config declares them, and the coordinates in which optimiser and sampler move.
+
+A parameter with a ``loguniform`` or ``lognormal`` prior moves in its logarithm, the others as they are: there every
+prior is flat or Gaussian, so the same numbers serve least squares (as residuals) and the sampler (as a density).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from lenspipe.config import Config, nearest
+from lenspipe.errors import LenspipeError
+
+Floats = NDArray[np.float64]
+
+
+class Prior(Config):
+    """One parameter's prior between two bounds, in the parameter's unit."""
+
+    kind: Literal["uniform", "loguniform", "normal", "lognormal"] = "uniform"
+    lower: float
+    upper: float
+    centre: float | None = Field(default=None, description="mean of a normal, median of a lognormal")
+    sigma: float | None = Field(default=None, gt=0, description="width of a normal; of ln(x) for a lognormal")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Prior:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower {self.lower} must be below upper {self.upper}")
+        if self.logarithmic and self.lower <= 0:
+            raise ValueError(f"a {self.kind} prior needs lower > 0, got {self.lower}")
+        if self.kind in ("normal", "lognormal") and (self.centre is None or self.sigma is None):
+            raise ValueError(f"a {self.kind} prior needs centre and sigma")
+        return self
+
+    @property
+    def logarithmic(self) -> bool:
+        return self.kind.startswith("log")
+
+
+def _normal(centre: float, sigma: float, bound: float) -> Prior:
+    return Prior(kind="normal", centre=centre, sigma=sigma, lower=-bound, upper=bound)
+
+
+def _lognormal(centre: float, sigma: float, lower: float, upper: float) -> Prior:
+    return Prior(kind="lognormal", centre=centre, sigma=sigma, lower=lower, upper=upper)
+
+
+DEFAULTS: dict[str, Prior] = {
+    "theta_E": Prior(kind="loguniform", lower=0.2, upper=6.0),
+    "e1": _normal(0, 0.2, 0.6),
+    "e2": _normal(0, 0.2, 0.6),
+    "center_x": Prior(lower=-1.0, upper=1.0),
+    "center_y": Prior(lower=-1.0, upper=1.0),
+    "gamma1": _normal(0, 0.05, 0.3),
+    "gamma2": _normal(0, 0.05, 0.3),
+    "source_R_sersic": _lognormal(0.3, 0.7, 0.02, 3.0),
+    "source_n_sersic": _lognormal(1.2, 0.4, 0.4, 6.0),
+    "source_center_x": _normal(0, 0.4, 3.0),
+    "source_center_y": _normal(0, 0.4, 3.0),
+    "lens_light_R_sersic": Prior(kind="loguniform", lower=0.05, upper=15.0),
+    "lens_light_n_sersic": _lognormal(3.5, 0.5, 0.5, 9.0),
+}
+"""For parameters the config does not name, see `default`."""
+
+
+def default(name: str) -> Prior:
+    """The default prior of `name`: ``source1_e1`` falls back to ``source_e1``, then to ``e1``."""
+    unnumbered = re.sub(r"^(source|lens_light|lens)\d+_", r"\1_", name)
+    bare = re.sub(r"^(source|lens_light|lens)_", "", unnumbered)
+    for candidate in (name, unnumbered, bare):
+        if candidate in DEFAULTS:
+            return DEFAULTS[candidate]
+    raise LenspipeError(f"model.priors: {name!r} has no default prior: declare one.")
+
+
+class Priors:
+    """The joint prior of a scene's P parameters.
+
+    Parameters
+    ----------
+    names : P parameter names.
+    declared : name -> `Prior`, over the defaults; a name that is no parameter is refused.
+    mass_follows_light : sigma of e_mass - e_light (each component), None for no such coupling.
+    """
+
+    def __init__(self, names: tuple[str, ...], declared: Mapping[str, Prior], mass_follows_light: float | None = None):
+        for name in declared:
+            if name not in names:
+                raise LenspipeError(f"model.priors.{name}: no such parameter{nearest(name, list(names))}")
+        self.names = names
+        self.priors = [declared.get(name) or default(name) for name in names]
+        self.logarithmic = np.array([p.logarithmic for p in self.priors])
+        self.lower = self._inner(np.array([p.lower for p in self.priors]))
+        self.upper = self._inner(np.array([p.upper for p in self.priors]))
+        centres = np.array([p.lower if p.centre is None else p.centre for p in self.priors])
+        self.centre = self._inner(centres)
+        self.precision = np.array([0.0 if p.sigma is None else 1 / p.sigma for p in self.priors])
+        pairs = [("e1", "lens_light_e1"), ("e2", "lens_light_e2")]
+        coupled = mass_follows_light is not None and all(n in names for pair in pairs for n in pair)
+        self.pairs = [(names.index(a), names.index(b)) for a, b in pairs] if coupled else []
+        self.pair_precision = 1 / mass_follows_light if mass_follows_light else 0.0
+
+    def physical(self, u: Floats) -> Floats:
+        """(..., P) sampled coordinates -> parameters in their units."""
+        return np.where(self.logarithmic, np.exp(np.where(self.logarithmic, u, 0.0)), u)
+
+    def inner(self, physical: Floats) -> Floats:
+        """(..., P) parameters -> sampled coordinates, clipped into the bounds."""
+        return np.clip(self._inner(physical), self.lower, self.upper)
+
+    def log_prior(self, u: Floats) -> Floats:
+        """(K,) log density of (K, P) coordinates up to a constant, -inf outside the bounds."""
+        inside = ((u >= self.lower) & (u <= self.upper)).all(-1)
+        return np.where(inside, -0.5 * (self.residuals(u) ** 2).sum(-1), -np.inf)
+
+    def residuals(self, u: Floats) -> Floats:
+        """(K, P + pairs) normalised residuals; minus half the sum of their squares is `log_prior` inside the bounds."""
+        own = (u - self.centre) * self.precision
+        coupled = [(u[..., a] - u[..., b]) * self.pair_precision for a, b in self.pairs]
+        return np.concatenate([own, np.stack(coupled, -1)], -1) if coupled else own
+
+    def describe(self) -> dict[str, dict[str, object]]:
+        """Name -> the prior as plain values, for the files."""
+        return {n: p.model_dump(exclude_none=True) for n, p in zip(self.names, self.priors)}
+
+    def _inner(self, physical: Floats) -> Floats:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self.logarithmic, np.log(np.where(self.logarithmic, physical, 1.0)), physical)

@@ -1,0 +1,173 @@
+"""Where to begin: the lens light first, then a coarse grid over Einstein radius and source position.
+
+The grid covers every radius the image allows; masks, where there are any, only tell which pixels are the arc while
+the lens light is fitted, and add radii near the arc they show.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, gaussian_filter
+
+from lenspipe.infer.config import SearchConfig
+from lenspipe.infer.likelihood import Imaging, Likelihood
+from lenspipe.infer.optimise import levenberg_marquardt
+from lenspipe.infer.prepare import Prepared
+from lenspipe.infer.priors import Priors
+from lenspipe.lensing.scene import Scene, build
+
+Floats = NDArray[np.float64]
+
+_POSITIONS = ((0.0, 1), (0.08, 6), (0.2, 10), (0.4, 14))
+"""Source offsets in Einstein radii, and how many directions of each."""
+_SIZES = (0.08, 0.25)
+"""Source half-light radii of the grid, arcsec."""
+
+
+class Objective:
+    """Residuals of data and prior in sampled coordinates, (K, P) -> (K, D + P): what least squares minimises."""
+
+    def __init__(self, likelihood: Likelihood, priors: Priors):
+        self.likelihood, self.priors, self.calls = likelihood, priors, 0
+
+    def __call__(self, u: Floats) -> Floats:
+        self.calls += len(u)
+        data = self.likelihood.residuals(torch.as_tensor(self.priors.physical(u))).numpy()
+        return np.concatenate([data, self.priors.residuals(u)], axis=1)
+
+    def cost(self, u: Floats) -> Floats:
+        """(K,) half the squared residuals, a few at a time: a grid's residuals together would fill the memory."""
+        return np.concatenate([0.5 * (self(part) ** 2).sum(1) for part in np.array_split(u, len(u) // 64 + 1)])
+
+
+def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[dict[str, float], Floats]:
+    """Fit the lens light alone, the arc masked out.
+
+    Returns
+    -------
+    values : parameter name of `scene` -> value, for the lens light and its centre.
+    model : (B,H,W) lens light in flux units.
+    """
+    imaging = prepared.imaging
+    light_scene = build([], [], [c.profile for c in scene.lens_light], sky=scene.sky, joint_centre=False)
+    joint = scene.lens_light[0].columns[-2:] == scene.lens[0].columns[-2:]
+    # With a joint centre the light's centre carries the prior of the deflector's.
+    aliases = {f"lens_light_{c}": c for c in ("center_x", "center_y")} if joint else {}
+    declared = {n: priors.priors[scene.index(aliases.get(n, n))] for n in light_scene.names}
+    own = Priors(light_scene.names, declared)
+    begin = _first_light(light_scene, prepared)
+    u = own.inner(np.array([[begin[n] for n in light_scene.names]]))
+    arc = None if prepared.source is None else binary_dilation(prepared.source > 0.3)
+    for _ in range(3):
+        mask = imaging.mask if arc is None else imaging.mask & ~arc
+        likelihood = Likelihood(replace(imaging, mask=mask), light_scene)
+        u = levenberg_marquardt(Objective(likelihood, own), u, own.lower, own.upper, 20).u
+        found = likelihood.solve(torch.as_tensor(own.physical(u)), non_negative=True)
+        residual = (likelihood.image - found.model[0]).numpy() / np.sqrt(likelihood.variance(found.model)[0].numpy())
+        if prepared.source is not None:
+            break
+        arc = _bright_residual(residual, imaging, own.physical(u)[0], light_scene)
+    full = Likelihood(imaging, light_scene)
+    amplitudes = found.amplitudes[0, :, : full.n_positive]
+    layers = full.response(torch.as_tensor(own.physical(u)))[0, : full.n_positive]
+    model = torch.einsum("bl,lbhw->bhw", amplitudes, layers).numpy() * likelihood.unit
+    values = dict(zip(light_scene.names, own.physical(u)[0].tolist()))
+    return {aliases.get(n, n): v for n, v in values.items()}, model
+
+
+def grid(prepared: Prepared, scene: Scene, priors: Priors, light: dict[str, float], config: SearchConfig) -> Floats:
+    """(N, P) sampled coordinates: radii x ellipticities x source positions x sizes, the lens light as fitted."""
+    height, width = prepared.imaging.shape
+    half = min(height, width) * prepared.imaging.pixel_scale / 2
+    largest = min(config.theta_E_max or 0.7 * half, priors.priors[scene.index("theta_E")].upper)
+    radii = list(np.geomspace(config.theta_E_min, largest, config.radii))
+    hint = _arc_radius(prepared, (light["center_x"], light["center_y"]))
+    if hint is not None:
+        radii += list(hint * np.geomspace(0.75, 1.33, 7))
+    e1, e2 = light.get("lens_light_e1", 0.0), light.get("lens_light_e2", 0.0)
+    rows = []
+    for theta_E in radii:
+        for share in (1.0, 0.3):
+            for size in _SIZES:
+                for offset, count in _POSITIONS:
+                    for k in range(count):
+                        angle = 2 * math.pi * (k + 0.25) / count
+                        x = light["center_x"] + offset * theta_E * math.cos(angle)
+                        y = light["center_y"] + offset * theta_E * math.sin(angle)
+                        rows.append({"theta_E": theta_E, "e1": share * e1, "e2": share * e2, "source_R_sersic": size,
+                                     "source_center_x": x, "source_center_y": y})  # fmt: skip
+    base = _neutral(scene) | light
+    return priors.inner(np.array([[(base | row)[n] for n in scene.names] for row in rows]))
+
+
+def choose(u: Floats, cost: Floats, radius: Floats, count: int) -> Floats:
+    """`count` of the (N, P) points: the best of each Einstein radius first, then the best that are left."""
+    order = np.argsort(cost)
+    best = {round(float(r), 6): i for i, r in reversed(list(zip(order, radius[order])))}
+    first = sorted(best.values(), key=lambda i: cost[i])[: max(count * 2 // 3, 1)]
+    rest = [i for i in order if i not in set(first)]
+    return u[[*first, *rest][:count]]
+
+
+def distinct(u: Floats, cost: Floats, column: int, count: int, apart: float = 0.03) -> NDArray[np.intp]:
+    """Indices of up to `count` best points whose coordinate `column` (ln theta_E) differs by `apart` or more."""
+    kept: list[int] = []
+    for i in np.argsort(cost):
+        if all(abs(u[i, column] - u[j, column]) > apart for j in kept):
+            kept.append(int(i))
+        if len(kept) == count:
+            break
+    return np.array(kept)
+
+
+def _first_light(scene: Scene, prepared: Prepared) -> dict[str, float]:
+    values = _neutral(scene)
+    for i in range(len(scene.lens_light)):
+        prefix = "lens_light_" if i == 0 else f"lens_light{i}_"
+        values[f"{prefix}center_x"], values[f"{prefix}center_y"] = prepared.centre
+        # A second component starts as an extended disc around a compact bulge.
+        values[f"{prefix}R_sersic"], values[f"{prefix}n_sersic"] = ((1.0, 3.0), (2.5, 1.2), (0.3, 2.0))[i % 3]
+    return values
+
+
+def _neutral(scene: Scene) -> dict[str, float]:
+    """Round, centred, unsheared; n = 1 for the source."""
+    values = dict.fromkeys(scene.names, 0.0)
+    for name in scene.names:
+        if name.endswith("n_sersic"):
+            values[name] = 1.0
+        elif name.endswith(("R_sersic", "theta_E")):
+            values[name] = 0.2
+    return values
+
+
+def _arc_radius(prepared: Prepared, centre: tuple[float, float]) -> float | None:
+    """Probability-weighted mean distance of the source pixels from the lens, arcsec."""
+    if prepared.source is None or (prepared.source > 0.5).sum() < 3:
+        return None
+    distance = _distance(prepared.imaging, centre)
+    weight = np.where(prepared.source > 0.5, prepared.source, 0)
+    return max(float((weight * distance).sum() / weight.sum()), 0.1)
+
+
+def _bright_residual(residual: Floats, imaging: Imaging, values: Floats, scene: Scene) -> NDArray[np.bool_]:
+    """(H,W) pixels that stay 3 sigma too bright, smoothed, outside the core: arcs and neighbours."""
+    width = 1.5
+    used = imaging.mask
+    stacked = np.where(used, residual, 0).sum(0) / np.sqrt(used.sum(0).clip(1))
+    significance = gaussian_filter(stacked, width) * math.sqrt(4 * math.pi) * width
+    centre = values[[scene.index("lens_light_center_x"), scene.index("lens_light_center_y")]]
+    outside = _distance(imaging, (float(centre[0]), float(centre[1]))) > 6 * imaging.pixel_scale
+    return binary_dilation((significance > 3) & outside)
+
+
+def _distance(imaging: Imaging, centre: tuple[float, float]) -> Floats:
+    height, width = imaging.shape
+    x = (np.arange(width) - (width - 1) / 2) * imaging.pixel_scale - centre[0]
+    y = (np.arange(height) - (height - 1) / 2) * imaging.pixel_scale - centre[1]
+    return np.hypot(x, y[:, None])
