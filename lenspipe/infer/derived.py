@@ -106,10 +106,12 @@ def physical(theta_E: Floats, z_lens: float, z_source: float, cosmology: str) ->
     return {"sigma_v": Quantity(sigma_v, "km/s"), "log10_mass_E": Quantity(np.log10(mass), "dex(Msun)")}
 
 
-def inverse_magnification(scene: Scene, vector: Floats, shape: tuple[int, int], pixel_scale: float) -> Floats:
-    """det A on the pixel grid (H,W): 1 / magnification, by central differences of the lens equation."""
+def inverse_magnification(
+    scene: Scene, vector: Floats, shape: tuple[int, int], pixel_scale: float, supersampling: int = 1
+) -> Floats:
+    """det A = 1 / magnification on the (sub)pixel grid (H s, W s), by central differences of the lens equation."""
     step = 1e-4
-    x, y = axes(*shape, pixel_scale)
+    x, y = axes(*shape, pixel_scale, supersampling)
     row = torch.as_tensor(vector)[None]
     (xp, yp), (xm, ym) = (scene.ray_shoot(row, x + d, y) for d in (step, -step))
     (xu, yu), (xd, yd) = (scene.ray_shoot(row, x, y + d) for d in (step, -step))
@@ -117,16 +119,15 @@ def inverse_magnification(scene: Scene, vector: Floats, shape: tuple[int, int], 
     return np.asarray((determinant / (4 * step**2))[0])
 
 
-def source_plane(scene: Scene, vector: Floats, side: float, pixels: int) -> tuple[Floats, Floats]:
-    """The sources at unit amplitude as they would look unlensed.
+def source_plane(scene: Scene, vector: Floats, amplitudes: Floats, side: float, pixels: int) -> Floats:
+    """The sources unlensed and unblurred, (B, pixels, pixels): a square of `side` arcsec about the first one.
 
-    Returns
-    -------
-    image : (pixels, pixels); a square of `side` arcsec about the first source.
-    centre : (2,) x, y of the square, arcsec.
+    Parameters
+    ----------
+    amplitudes : (B, sources) brightness at the half-light radius.
     """
     row = torch.as_tensor(vector)[None]
-    first = scene.source[0].parameters(row)
+    _, _, _, _, x0, y0 = scene.source[0].parameters(row)
     x, y = axes(pixels, pixels, side / pixels)
-    layers = [sersic_ellipse(x + first[4], y + first[5], *c.parameters(row)) for c in scene.source]
-    return torch.stack(layers).sum(0)[0].numpy(), np.array([float(first[4]), float(first[5])])
+    layers = torch.cat([sersic_ellipse(x + x0, y + y0, *c.parameters(row)) for c in scene.source])
+    return np.asarray(torch.einsum("bl,lhw->bhw", torch.as_tensor(amplitudes), layers))

@@ -31,11 +31,20 @@ from lenspipe.types import Cutout, Masks, Posterior
 Floats = NDArray[np.float64]
 
 _DERIVED_DRAWS = 200
+FINER = 3
+"""Subpixels per pixel and axis of the magnification map."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """The best model in flux units, on the window: (B,H,W) each; `inverse_magnification` (H,W) is det A."""
+    """The best model on the window, in flux per pixel.
+
+    Attributes
+    ----------
+    data, sigma, mask, model, source, lens_light : (B,H,W).
+    inverse_magnification : (3H,3W), det A on a grid three times finer.
+    source_plane : (B,h,w) the source unlensed, in the square `source_extent` = (left, right, bottom, top), arcsec.
+    """
 
     data: Floats
     sigma: Floats
@@ -44,6 +53,8 @@ class Images:
     source: Floats
     lens_light: Floats
     inverse_magnification: Floats
+    source_plane: Floats
+    source_extent: tuple[float, float, float, float]
 
     @property
     def arc(self) -> NDArray[np.bool_]:
@@ -69,6 +80,13 @@ class Fit:
     lenstronomy_difference: float
     evaluations: int
     seconds: float
+    engine: str
+
+    def to_source(self, points: Floats) -> Floats:
+        """(K, 2) image-plane positions x, y in arcsec, ray-shot to the source plane by the best model."""
+        x, y = torch.as_tensor(points.T[:, None, :])
+        beta = self.scene.ray_shoot(torch.as_tensor(self.posterior.best)[None], x, y)
+        return np.stack([b[0, 0].numpy() for b in beta], axis=1)
 
 
 def fit(
@@ -150,6 +168,7 @@ def fit(
         lenstronomy_difference=difference,
         evaluations=objective.calls + chains.evaluations,
         seconds=time.perf_counter() - begun,
+        engine=getattr(quick, "engine", "torch"),
     )
 
 
@@ -211,7 +230,11 @@ def _images(likelihood: Likelihood, vector: Floats) -> Images:
         part = torch.einsum("bl,lbhw->bhw", found.amplitudes[0, :, first:last], found.layers[0, first:last])
         return np.asarray(part.numpy() * likelihood.unit)
 
-    data = likelihood.data
+    data, scene = likelihood.data, likelihood.scene
+    x, y, radius = (float(vector[scene.source[0].columns[i]]) for i in (4, 5, 0))
+    # Four half-light radii each way, and at least the size of the diamond caustic of a common lens.
+    half = max(4 * radius, 0.5)
+    amplitudes = found.amplitudes[0, :, :n_source].numpy() * likelihood.unit
     return Images(
         data=np.asarray(data.image, dtype=np.float64),
         sigma=np.sqrt(likelihood.variance(found.model)[0].numpy()) * likelihood.unit,
@@ -219,7 +242,9 @@ def _images(likelihood: Likelihood, vector: Floats) -> Images:
         model=found.model[0].numpy() * likelihood.unit,
         source=layer(0, n_source),
         lens_light=layer(n_source, n_light),
-        inverse_magnification=derived.inverse_magnification(likelihood.scene, vector, data.shape, data.pixel_scale),
+        inverse_magnification=derived.inverse_magnification(scene, vector, data.shape, data.pixel_scale, FINER),
+        source_plane=derived.source_plane(scene, vector, amplitudes, 2 * half, 120),
+        source_extent=(x - half, x + half, y - half, y + half),
     )
 
 

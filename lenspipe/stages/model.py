@@ -1,0 +1,160 @@
+"""model: fit every selected candidate; each leaves a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from lenspipe import __version__
+from lenspipe.infer.config import FitConfig
+from lenspipe.products import BUNDLE, CANDIDATES, MODEL
+from lenspipe.stage import Inputs, Outputs, Resources, Stage, for_each, seed_for
+from lenspipe.types import Cutout, Masks
+
+log = logging.getLogger(__name__)
+
+
+class ModelConfig(FitConfig):
+    """Options of the fit, and what is drawn of it."""
+
+    figures: bool = Field(default=True, description="draw model, corner, trace and sheet")
+
+
+def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
+    """Fit each bundle of the task; one that cannot be fitted fails alone."""
+    from lenspipe.io.shards import read_bundle
+
+    def work(key: str) -> None:
+        cutout, masks, columns = read_bundle(inputs[BUNDLE.name][key])
+        truth = {n.removeprefix("true_"): float(v) for n, v in columns.items() if n.startswith("true_")}
+        fit_to_folder(cutout, masks, config, seed_for(seed, key), outputs[MODEL.name][key], truth=truth)
+
+    return {"failed": for_each(inputs[BUNDLE.name], work)}
+
+
+def fit_to_folder(
+    cutout: Cutout,
+    masks: Masks | None,
+    config: ModelConfig,
+    seed: int,
+    folder: Path,
+    redshifts: tuple[float, float] | None = None,
+    truth: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """Fit one candidate and write everything there is about it into `folder`. Returns the content of ``fit.json``."""
+    import numpy as np
+    import torch
+
+    from lenspipe.infer.fit import fit
+    from lenspipe.infer.summary import summarise
+    from lenspipe.io.model_fits import write_model_fits
+    from lenspipe.io.posterior import write_posterior
+
+    with torch.no_grad():
+        result = fit(cutout, masks, config, seed, redshifts)
+    versions = {name: version(name) for name in ("numpy", "torch", "emcee", "lenstronomy")}
+    versions = {"lenspipe": __version__, "python": platform.python_version(), **versions}
+    summary = summarise(result, cutout, masks.origin if masks else "none", seed, versions)
+    log.info("%s: %s in %.1f s", cutout.id, summary["status"], result.seconds)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "fit.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    result.posterior.meta.update(
+        id=cutout.id,
+        walkers=result.chains.u.shape[2],
+        priors=result.priors.describe(),
+        config=config.model_dump(mode="json"),
+        versions=versions,
+        seed=seed,
+    )
+    write_posterior(folder / "posterior.h5", result.posterior)
+    images = result.images
+    planes = {
+        "DATA": images.data,
+        "SIGMA": images.sigma,
+        "MODEL": images.model,
+        "RESIDUAL": np.where(images.mask, (images.data - images.model) / images.sigma, 0),
+        "MASK": images.mask,
+        "SOURCE": images.source,
+        "LENSLIGHT": images.lens_light,
+    }
+    write_model_fits(folder / "model.fits", cutout, planes, result.prepared.origin)
+    from lenspipe.view.text import parameters_text
+
+    (folder / "parameters.txt").write_text(parameters_text(summary), encoding="utf-8")
+    if config.figures:
+        _draw(folder, result, summary, cutout, masks, truth)
+    return summary
+
+
+def _draw(
+    folder: Path,
+    result: Any,
+    summary: dict[str, Any],
+    cutout: Cutout,
+    masks: Masks | None,
+    truth: dict[str, float] | None,
+) -> None:
+    import numpy as np
+
+    from lenspipe.infer.fit import FINER
+    from lenspipe.view.critical import critical_curves
+    from lenspipe.view.figures import corner_figure, model_figure, trace_figure
+    from lenspipe.view.sheet import sheet_figure
+
+    images, posterior = result.images, result.posterior
+    with np.errstate(divide="ignore"):
+        magnification = 1 / images.inverse_magnification
+    critical = critical_curves(magnification, cutout.pixel_scale / FINER)
+    shared = {
+        "bands": cutout.bands,
+        "image": images.data,
+        "model": images.model,
+        "sigma": images.sigma,
+        "valid": images.mask,
+        "pixel_scale": cutout.pixel_scale,
+        "magnification": magnification,
+        "critical_curves": critical,
+        "caustics": [result.to_source(line) for line in critical],
+        "source_plane": images.source_plane,
+        "source_extent": images.source_extent,
+    }
+    model_figure(folder / "model.png", title=cutout.id, unit=cutout.unit, **shared)
+    row, column = result.prepared.origin
+    height, width = images.data.shape[1:]
+    probability = None if masks is None else masks.probability[:, row : row + height, column : column + width]
+    sheet_figure(
+        folder / "sheet.png",
+        fit=summary,
+        masks=probability,
+        masks_origin="" if masks is None else masks.origin,
+        ra=cutout.ra,
+        dec=cutout.dec,
+        cd=cutout.cd,
+        truth=truth,
+        **shared,
+    )
+    names, units, samples = posterior.names, posterior.units, posterior.samples
+    true = np.array([truth.get(n, np.nan) for n in names]) if truth else None
+    flat = samples.reshape(-1, samples.shape[-1])
+    corner_figure(folder / "corner.png", flat, names, units, posterior.best, true)
+    quality = result.chains.diagnostics
+    trace_figure(folder / "trace.png", samples, names, units, posterior.log_prob, quality.rhat, quality.ess)
+
+
+STAGE = Stage(
+    "model",
+    over=CANDIDATES,
+    inputs=(CANDIDATES, BUNDLE),
+    outputs=(MODEL,),
+    config=ModelConfig,
+    run=run,
+    resources=Resources(cpus=1, memory_gb=2, minutes=30),
+    summary="fit a lens model to every selected candidate",
+)
