@@ -25,6 +25,7 @@ class Reason(StrEnum):
     PSF_MISSING = "psf_missing"
     PSF_TOO_LARGE = "psf_too_large"
     PSF_NOT_NORMALISED = "psf_not_normalised"
+    PIXEL_SCALE_UNKNOWN = "pixel_scale_unknown"
     ID_INVALID = "id_invalid"
     ID_DUPLICATE = "id_duplicate"
     NO_LENS_FOUND = "no_lens_found"
@@ -64,6 +65,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.PSF_MISSING: "No PSF is given, neither as an image nor as a FWHM.",
     Reason.PSF_TOO_LARGE: "The PSF image is larger than the image itself.",
     Reason.PSF_NOT_NORMALISED: "The PSF sums to something more than 10 % away from 1.",
+    Reason.PIXEL_SCALE_UNKNOWN: "The pixel scale is neither stated nor in the header.",
     Reason.ID_INVALID: "The id holds characters that are not allowed in a file name.",
     Reason.ID_DUPLICATE: "The same id stands for two different images.",
     Reason.NO_LENS_FOUND: "No pixels were recognised as a lens galaxy.",

@@ -1,0 +1,325 @@
+"""The layouts in which users bring many candidates: tables of cutouts, stacks per band, folders, single files."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lenspipe.errors import CandidateError, LenspipeError, Reason
+from lenspipe.io import fits
+from lenspipe.io.candidate import band_note, header_zero_point, read_candidate, sky_facts
+from lenspipe.io.mend import Raw, SigmaMap, cutout
+from lenspipe.io.survey import NoiseKind, SurveyFacts
+from lenspipe.types import CLASSES, Cutout, check_id
+
+log = logging.getLogger(__name__)
+
+ID_COLUMNS = ("id", "COADD_OBJECT_ID", "Y6_COADD_OBJECT_ID", "OBJECT_ID")
+_PLANES = ("g", "r", "i", "z")
+"""Order of the planes of the reference system's files, for those that hold more bands than are wanted."""
+Layout = Literal["auto", "table", "folders"]
+
+
+@dataclass
+class Entry:
+    """One input object: a `Cutout`, or the reason why there is none (`key` is then safe as a file name)."""
+
+    key: str
+    file: str
+    row: int = -1
+    cutout: Cutout | None = None
+    label: NDArray[np.uint8] | None = None
+    table: dict[str, Any] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How to read what is found; see the options of the stage ``convert``."""
+
+    survey: SurveyFacts
+    sigma_map: SigmaMap
+    layout: Layout = "auto"
+    noise_kind: NoiseKind = "sigma"
+    id_column: str | None = None
+    fwhm_unit: Literal["pixel", "arcsec"] | None = None
+
+    def entries(self, source: str | Mapping[str, str] | list[str]) -> Iterator[Entry]:
+        """All objects of files, folders and globs, or of one stack of cutouts per band."""
+        if isinstance(source, Mapping):
+            yield from self._guarded(Path(next(iter(source.values()))), self._band_stacks(source))
+            return
+        for text in [source] if isinstance(source, str) else source:
+            expanded = os.path.expandvars(os.path.expanduser(text))
+            for found in sorted(glob.glob(expanded)) or [expanded]:
+                yield from self._path(Path(found))
+
+    def _path(self, path: Path) -> Iterator[Entry]:
+        if not path.is_dir():
+            yield from self._guarded(path, self._file(path))
+        elif _part(path, "image") is not None:
+            yield self._folder(path)
+        else:
+            for item in sorted(path.iterdir()):
+                if item.is_dir() and not item.name.startswith("."):
+                    yield self._folder(item)
+                elif fits.is_fits(item):
+                    yield from self._guarded(item, self._file(item))
+
+    def _guarded(self, path: Path, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """`entries`; a file that fails as a whole becomes one failed entry."""
+        try:
+            yield from entries
+        except CandidateError as error:
+            yield _failed(fits.stem(path), str(path), -1, error)
+
+    def _folder(self, folder: Path) -> Entry:
+        try:
+            image = _part(folder, "image")
+            if image is None:
+                raise CandidateError(Reason.FILE_MISSING, f"{folder}: no image.fits in this folder.")
+            made = self._read(image, folder.name, **{name: _part(folder, name) for name in ("noise", "psf", "mask")})
+        except CandidateError as error:
+            return _failed(folder.name, str(folder), -1, error)
+        return Entry(made.id, str(folder), cutout=made)
+
+    def _read(self, image: Path, name: str, **parts: Path | None) -> Cutout:
+        return read_candidate(
+            image, **parts, survey=self.survey, sigma_map=self.sigma_map, noise_kind=self.noise_kind, id=name
+        )
+
+    def _file(self, path: Path) -> Iterator[Entry]:
+        with fits.opened(path) as (hdus, notes):
+            stack = next((hdu for hdu in hdus if fits.is_image(hdu)), None)
+            has_table = hasattr(hdus[-1], "columns")
+            n_axes = 0 if stack is None else stack.header["NAXIS"]
+            if (
+                self.layout != "folders"
+                and stack is not None
+                and (n_axes == 4 or (n_axes == 3 and has_table) or (n_axes == 3 and len(self.survey.bands) == 1))
+            ):
+                yield from self._table(path, hdus, stack, notes)
+                return
+            single = stack is not None and n_axes in (2, 3)
+        if self.layout == "table" or not single:
+            raise CandidateError(
+                Reason.LAYOUT_UNKNOWN,
+                f"{path}: neither a stack of cutouts (N, bands, H, W) with a table nor the image of one candidate.",
+            )
+        made = self._read(path, fits.stem(path))
+        yield Entry(made.id, str(path), cutout=made)
+
+    def _table(self, path: Path, hdus: Any, stack: Any, notes: list[str]) -> Iterator[Entry]:
+        images = fits.image_data(stack, str(path))
+        images = images[:, None] if images.ndim == 3 else images
+        bands, planes, more = self._bands(stack.header, images.shape[1], str(path))
+        table = hdus[-1] if hasattr(hdus[-1], "columns") else None
+        if table is not None and len(table.data) != len(images):
+            raise CandidateError(
+                Reason.TABLE_LENGTH, f"{path}: {len(images)} images, but {len(table.data)} rows in the catalogue."
+            )
+        notes = notes + more
+        yield from self._rows(path, images[:, planes], bands, stack.header, table, self._labels(hdus, images), notes)
+
+    def _band_stacks(self, source: Mapping[str, str]) -> Iterator[Entry]:
+        bands = self.survey.bands or tuple(source)
+        if set(bands) != set(source):
+            raise LenspipeError(f"source names the bands {list(source)}, survey.bands {list(bands)}.")
+        stacks, headers, notes = [], [], []
+        for band in bands:
+            path = Path(os.path.expandvars(os.path.expanduser(source[band])))
+            with fits.opened(path) as (hdus, found):
+                hdu = next((hdu for hdu in hdus if fits.is_image(hdu)), None)
+                data = None if hdu is None else np.array(fits.image_data(hdu, str(path)))
+                if hdu is None or data is None or data.ndim != 3:
+                    raise CandidateError(Reason.LAYOUT_UNKNOWN, f"{path}: no stack of cutouts (N, H, W).")
+                stacks.append(data)
+                headers.append(hdu.header)
+                notes += [f"{path.name}: {note}" for note in found] + band_note(hdu.header, band, path.name)
+        if len({stack.shape for stack in stacks}) > 1:
+            raise CandidateError(
+                Reason.SHAPE_MISMATCH, f"{path}: the bands' stacks have shapes {[s.shape for s in stacks]}."
+            )
+        folder = Path(os.path.expandvars(os.path.expanduser(source[bands[0]])))
+        yield from self._rows(folder, np.stack(stacks, axis=1), bands, headers[0], None, None, notes)
+
+    def _bands(self, header: Any, n_planes: int, where: str) -> tuple[tuple[str, ...], list[int], list[str]]:
+        """Names of the bands, the planes that hold them, and notes. Planes are named by BANDS in the header."""
+        said = tuple(str(header.get("BANDS", "")).replace(",", " ").split())
+        held = said if len(said) == n_planes else _PLANES[:n_planes]
+        bands = self.survey.bands or held
+        if len(bands) == n_planes:
+            notes = band_note(header, bands[0], where) if n_planes == 1 else []
+            if said and bands != said:
+                notes.append(f"{where}: the header says bands {', '.join(said)}; used as {', '.join(bands)}")
+            return bands, list(range(n_planes)), notes
+        if len(held) < n_planes or not set(bands) <= set(held):
+            raise CandidateError(
+                Reason.BAND_MISSING,
+                f"{where}: {n_planes} planes, taken as {', '.join(held)}; the workflow wants {', '.join(bands)}.",
+            )
+        return bands, [held.index(band) for band in bands], []
+
+    def _labels(self, hdus: Any, images: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """(N, H, W) class numbers from HDU 4 of a file of simulations, None where it holds none."""
+        if len(hdus) < 5 or not fits.is_image(hdus[4]):
+            return None
+        layers = fits.image_data(hdus[4], "labels")
+        expected = (len(images), len(CLASSES), *images.shape[2:])
+        return np.argmax(layers, axis=1).astype(np.uint8) if layers.shape == expected else None
+
+    def _rows(
+        self,
+        path: Path,
+        images: NDArray[Any],
+        bands: tuple[str, ...],
+        header: Any,
+        table: Any,
+        labels: NDArray[np.uint8] | None,
+        notes: list[str],
+    ) -> Iterator[Entry]:
+        scale, cd, _, _, more = sky_facts(header, images.shape[2:], self.survey, str(path))
+        # The header's place on the sky is that of one tile, not of each cutout.
+        columns = _Columns(path, table, bands, len(images), self, scale)
+        zero_point = self.survey.per_band("zero_point", bands)
+        zero_point[np.isnan(zero_point)] = header_zero_point(header)
+        for row in range(len(images)):
+            name = columns.ids[row] if columns.ids is not None else f"{fits.stem(path)}-{row:06d}"
+            where = f"{path}, row {row}"
+            try:
+                raw = Raw(
+                    id=check_id(name, where),
+                    where=f"{where} ({name})",
+                    bands=bands,
+                    image=images[row],
+                    pixel_scale=scale,
+                    cd=cd,
+                    unit=self.survey.unit or str(header.get("BUNIT", "")).strip(),
+                    zero_point=zero_point,
+                    ra=columns.number("RA", row),
+                    dec=columns.number("DEC", row),
+                    psf_fwhm=columns.fwhm[row],
+                    background_rms=columns.background_rms[row],
+                    exposure_time=columns.exposure_time[row],
+                    notes=notes + more + columns.notes,
+                )
+                made = cutout(raw, self.sigma_map)
+            except CandidateError as error:
+                yield _failed(name, str(path), row, error)
+                continue
+            extra = {key: values[row] for key, values in columns.extra.items()}
+            label = None if labels is None else labels[row]
+            yield Entry(made.id, str(path), row, made, label, extra, columns.units)
+
+
+class _Columns:
+    """What the catalogue beside a stack says: facts per object and band, and the columns that travel along."""
+
+    def __init__(self, path: Path, table: Any, bands: tuple[str, ...], n: int, reader: Reader, scale: float):
+        self.path = path
+        self.notes: list[str] = []
+        self._table = table
+        self._names = {name.upper(): name for name in (table.columns.names if table is not None else ())}
+        self._used: set[str] = set()
+        self.ids = self._ids(reader.id_column)
+        survey = reader.survey
+        self.background_rms = self._per_band("BACKGROUND_RMS", bands, survey, "background_rms", n)
+        self.exposure_time = self._per_band("EXPOSURE_TIME", bands, survey, "exposure_time", n)
+        self.fwhm = self._fwhm(bands, reader, scale, n)
+        self._ra_dec = {key: self._column(key) for key in ("RA", "DEC")}
+        self.extra: dict[str, NDArray[Any]] = {}
+        self.units: dict[str, str] = {}
+        for key, name in self._names.items():
+            values = None if key in self._used else _native(table.data[name])
+            if values is not None and values.dtype.kind in "biufU" and values.ndim == 1:
+                self.extra[name.replace("/", "_")] = values
+                self.units[name.replace("/", "_")] = str(table.columns[name].unit or "")
+            elif values is not None:
+                log.warning("%s: column %s is neither numbers nor text, one each row: left aside", path, name)
+
+    def number(self, key: str, row: int) -> float:
+        column = self._ra_dec[key]
+        return float("nan") if column is None else float(column[row])
+
+    def _column(self, name: str) -> NDArray[Any] | None:
+        key = name.upper()
+        if key not in self._names:
+            return None
+        self._used.add(key)
+        return _native(self._table.data[self._names[key]])
+
+    def _ids(self, wanted: str | None) -> list[str] | None:
+        if self._table is None:
+            return None
+        for name in (wanted,) if wanted else ID_COLUMNS:
+            if (column := self._column(name)) is not None:
+                return [str(item).strip() for item in column.tolist()]
+        raise CandidateError(
+            Reason.COLUMN_MISSING,
+            f"{self.path}: the catalogue has no column {wanted or ' or '.join(ID_COLUMNS)}; "
+            f"it has {', '.join(self._table.columns.names[:12])}.",
+        )
+
+    def _per_band(
+        self, prefix: str, bands: tuple[str, ...], survey: SurveyFacts, stated: str, n: int
+    ) -> NDArray[np.float64]:
+        """(N, B) values: the columns PREFIX_BAND, where they hold none what is stated."""
+        values = np.tile(survey.per_band(stated, bands), (n, 1))
+        for b, band in enumerate(bands):
+            column = self._column(f"{prefix}_{band}")
+            if column is not None:
+                good = np.isfinite(column) & (column > 0)
+                values[good, b] = column[good]
+        return values
+
+    def _fwhm(self, bands: tuple[str, ...], reader: Reader, scale: float, n: int) -> NDArray[np.float64]:
+        """(N, B) arcsec."""
+        values = np.tile(reader.survey.per_band("psf_fwhm", bands), (n, 1))
+        for b, band in enumerate(bands):
+            column = self._column(f"FWHM_WMEAN_{band}")
+            if column is None:
+                continue
+            name = self._names[f"FWHM_WMEAN_{band}".upper()]
+            said = str(self._table.columns[name].unit or "").strip().lower()
+            unit = {"arcsec": "arcsec", "arcsecond": "arcsec", "pix": "pixel", "pixel": "pixel", "pixels": "pixel"}.get(
+                said, reader.fwhm_unit
+            )
+            if unit is None:
+                raise LenspipeError(
+                    f"{self.path}: the column {name} has no unit, so fwhm_unit must be stated: pixel or arcsec."
+                )
+            if not said:
+                self.notes.append(f"{name} has no unit, taken as {unit} as stated")
+            good = np.isfinite(column) & (column > 0)
+            values[good, b] = column[good] * (scale if unit == "pixel" else 1.0)
+        return values
+
+
+def safe_key(text: str) -> str:
+    """`text` made safe as a file name."""
+    return re.sub(r"^[^A-Za-z0-9]+", "", re.sub(r"[^A-Za-z0-9_+-]+", "_", text))[:48] or "unnamed"
+
+
+def _failed(name: str, file: str, row: int, error: CandidateError) -> Entry:
+    return Entry(safe_key(name), file, row, reason=str(error.reason), detail=error.detail)
+
+
+def _part(folder: Path, name: str) -> Path | None:
+    """``name.fits`` in `folder`, gzipped or not."""
+    return next((p for p in sorted(folder.iterdir()) if fits.is_fits(p) and fits.stem(p) == name), None)
+
+
+def _native(column: Any) -> NDArray[Any]:
+    values = np.asarray(column)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)

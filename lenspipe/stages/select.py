@@ -1,0 +1,176 @@
+"""select: which of the segmented objects are modelled, by a stated rule; a bundle for each of them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from lenspipe import products
+from lenspipe.config import Config
+from lenspipe.stage import Inputs, Outputs, Resources, Stage
+
+if TYPE_CHECKING:
+    from lenspipe.types import Cutout, Masks
+
+log = logging.getLogger(__name__)
+
+
+class SelectConfig(Config):
+    """The rule: a lens galaxy near the centre, and enough convincing source pixels at a lens's distance from it.
+
+    A pixel belongs to a class where its probability exceeds 0.5; pixels that touch (also by a corner) form a blob.
+    The lens is the lens-class blob with most probability of those that come within `max_lens_offset` of the
+    cutout's centre. Source pixels are those of source-class blobs that come within `max_distance` of the lens.
+    """
+
+    all: bool = Field(False, description="take everything that was segmented, as for folders of known lenses")
+    min_source_pixels: int = Field(12, ge=1, description="pixels of the source class")
+    min_source_probability: float = Field(0.7, ge=0.5, le=1, description="mean over the source pixels")
+    max_lens_offset: float = Field(1.5, gt=0, description="arcsec from the cutout's centre")
+    min_distance: float = Field(0.3, ge=0, description="arcsec, mean over the source pixels, from the lens's centroid")
+    max_distance: float = Field(6.0, gt=0, description="arcsec, likewise")
+    min_background_probability: float = Field(
+        0.75, ge=0.5, le=1, description="of the pixels from which noise is measured again"
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the rule measured of one object; `why` names the part that failed, empty where none did.
+
+    source_area, lens_area : pixels. source_probability : mean. distance : arcsec, NaN without lens or source.
+    """
+
+    why: str
+    source_area: int = 0
+    source_probability: float = float("nan")
+    lens_area: int = 0
+    distance: float = float("nan")
+
+
+def judge(masks: Masks, pixel_scale: float, config: SelectConfig) -> Verdict:
+    """Apply the rule to one object's probabilities."""
+    import numpy as np
+    from scipy import ndimage
+
+    touching = np.ones((3, 3), dtype=bool)
+    source, lens = masks.of("source"), masks.of("lens")
+    rows, columns = (np.asarray(axis) for axis in np.indices(lens.shape))
+    centre = (lens.shape[0] - 1) / 2, (lens.shape[1] - 1) / 2
+    offset = pixel_scale * np.hypot(rows - centre[0], columns - centre[1])
+    blobs, n = ndimage.label(lens > 0.5, touching)
+    near = np.setdiff1d(np.unique(blobs[offset <= config.max_lens_offset]), [0])
+    if n == 0 or not near.size:
+        return Verdict(f"no lens within {config.max_lens_offset:g} arcsec of the centre")
+    chosen = blobs == near[np.argmax(ndimage.sum_labels(lens, blobs, near))]
+    y, x = (float(np.average(axis[chosen], weights=lens[chosen])) for axis in (rows, columns))
+    distance = pixel_scale * np.hypot(rows - y, columns - x)
+    blobs, _ = ndimage.label(source > 0.5, touching)
+    arc = np.isin(blobs, np.setdiff1d(np.unique(blobs[distance <= config.max_distance]), [0]))
+    if not arc.any():
+        return Verdict("no source pixels", lens_area=int(chosen.sum()))
+    area, probability, mean = int(arc.sum()), float(source[arc].mean()), float(distance[arc].mean())
+    why = ""
+    if area < config.min_source_pixels:
+        why = f"only {area} source pixels, fewer than {config.min_source_pixels}"
+    elif probability < config.min_source_probability:
+        why = f"mean source probability {probability:.2f}, below {config.min_source_probability:g}"
+    elif not config.min_distance <= mean <= config.max_distance:
+        why = f"source at {mean:.2f} arcsec, outside {config.min_distance:g} to {config.max_distance:g}"
+    return Verdict(why, area, probability, int(chosen.sum()), mean)
+
+
+def remeasure(cutout: Cutout, masks: Masks, min_probability: float) -> Cutout:
+    """`cutout` with sky and sigma from its background-class pixels, the sky subtracted."""
+    import numpy as np
+
+    from lenspipe.infer.noise import measure_background, total_sigma
+
+    blank = masks.of("background") > min_probability
+    image, sigma, rms = cutout.image.copy(), cutout.sigma.copy(), cutout.background_rms.copy()
+    notes = list(cutout.notes)
+    for b, band in enumerate(cutout.bands):
+        sky, scatter = measure_background(image[b], cutout.valid[b], blank)
+        if not (np.isfinite(scatter) and scatter > 0):
+            notes.append(f"band {band}: too few background pixels, sky and sigma as measured before")
+            sky, scatter = measure_background(image[b], cutout.valid[b])
+        sigma[b] = total_sigma(image[b], sky, scatter, float(cutout.exposure_time[b]))
+        image[b] = np.where(cutout.valid[b], image[b] - np.float32(sky), image[b])
+        rms[b] = scatter
+        notes.append(f"band {band}: sky {sky:.4g} subtracted, background rms {scatter:.4g} from background pixels")
+    return replace(cutout, image=image, sigma=sigma, background_rms=rms, notes=tuple(notes))
+
+
+def run(config: SelectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
+    from lenspipe.io import catalogue, shards
+    from lenspipe.io.masks import read_masks
+    from lenspipe.types import Masks
+
+    index = catalogue.read_ecsv(inputs["shards"])
+    rows: list[dict[str, Any]] = []
+    units = {"distance_arcsec": "arcsec", "ra": "deg", "dec": "deg"}
+    for key in (str(k) for k in index["key"]):
+        if key not in inputs["shard"]:
+            continue
+        with shards.Shard(inputs["shard"][key]) as shard:
+            found: dict[str, Masks] = {}
+            if key in inputs["masks"]:
+                ids, probability, origin = read_masks(inputs["masks"][key])
+                found = {name: Masks(each, origin) for name, each in zip(ids, probability)}
+            table, table_units = shard.table(), shard.units()
+            truth = [name for name in table if name == "is_lens" or name.startswith("true_")]
+            units.update({name: table_units[name] for name in truth})
+            for row, name in enumerate(shard.ids):
+                masks = found.get(name)
+                verdict = judge(masks, shard.pixel_scale, config) if masks else Verdict("was not segmented")
+                selected = masks is not None and (config.all or not verdict.why)
+                rows.append(
+                    {
+                        "key": name,
+                        "shard": key,
+                        "row": row,
+                        "selected": selected,
+                        "source_area": verdict.source_area,
+                        "source_probability": verdict.source_probability,
+                        "lens_area": verdict.lens_area,
+                        "distance_arcsec": verdict.distance,
+                        "masks_origin": masks.origin if masks else "",
+                        "why": verdict.why,
+                        **{column: table[column][row].item() for column in truth},
+                    }
+                )
+                if selected and masks is not None:
+                    cutout = shard.cutout(row)
+                    if cutout.sigma_measured:
+                        cutout = remeasure(cutout, masks, config.min_background_probability)
+                    extra = shards.Extra(table={c: v[row : row + 1] for c, v in table.items()}, units=table_units)
+                    shards.write_bundle(outputs["bundle"][name], cutout, masks, extra)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    catalogue.write_ecsv(outputs["candidates"], {c: [row.get(c) for row in rows] for c in columns}, units)
+    return {"figures": figures(rows)}
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Counts; those of lenses lost and non-lenses let through only where the truth is known."""
+    known = [row for row in rows if row.get("is_lens") is not None]
+    counts = {"n": len(rows), "n_selected": sum(row["selected"] for row in rows)}
+    if known:
+        counts["lenses"] = sum(row["is_lens"] for row in known)
+        counts["lenses_lost"] = sum(row["is_lens"] and not row["selected"] for row in known)
+        counts["nonlenses"] = sum(not row["is_lens"] for row in known)
+        counts["nonlenses_through"] = sum(not row["is_lens"] and row["selected"] for row in known)
+    return counts
+
+
+STAGE = Stage(
+    name="select",
+    inputs=(products.SHARDS, products.SHARD, products.MASKS),
+    outputs=(products.CANDIDATES, products.BUNDLE),
+    config=SelectConfig,
+    run=run,
+    resources=Resources(memory_gb=2.0, minutes=60.0),
+    summary="Pick the objects to model by a stated rule; say how many lenses it loses where the truth is known.",
+)
