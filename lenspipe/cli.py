@@ -1,5 +1,204 @@
-"""lenspipe.cli placeholder, replaced below."""
+"""The commands. Heavy imports stay inside them: ``lenspipe --help`` and a run with nothing to do must be quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lenspipe import __version__, stages
+from lenspipe.errors import LenspipeError
+
+_Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", file_okay=False)]
+_Set = Annotated[list[str] | None, typer.Option("--set", help="Override an option; may be repeated.", metavar="K=V")]
+
+
+class _Commands(TyperGroup):
+    """The commands below, and one for every stage, built when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *stages.NAMES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _stage_command(cmd_name) if cmd_name in stages.NAMES else super().get_command(ctx, cmd_name)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a sky survey's cutouts to a catalogue of strong-lens models.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lenspipe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    return
+
+
+@app.command()
+def run(
+    workflow: Annotated[str, typer.Argument(help="Workflow file, or the name of one that comes with lenspipe.")],
+    out: _Out,
+    site: Annotated[str, typer.Option(help="Site file or name: where it runs.")] = "local",
+    sets: _Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which units would run and why.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try quarantined candidates again.")] = False,
+    backend: Annotated[str | None, typer.Option(help="parsl or inline, in place of the site's.")] = None,
+) -> None:
+    """Run a workflow; running it again does only what is not done or no longer holds.
+
+    Exit codes: 0 all done; 1 a whole stage failed; 2 a mistake in the command or a file; 3 some candidates are in
+    quarantine, the others are done.
+    """
+    from lenspipe.backends.site import WORKFLOWS, find, load_site
+    from lenspipe.run.workflow import load
+
+    where = load_site(site, stages.NAMES)
+    flow = load(find(workflow, WORKFLOWS, "workflow"), sets or [], stages.get)
+    raise typer.Exit(run_workflow(flow, out, where, "lenspipe.stages", dry_run, retry_failed, backend or where.backend))
+
+
+def run_workflow(
+    flow: Any, out: Path, where: Any, registry: str, dry_run: bool, retry_failed: bool, backend: str
+) -> int:
+    """Drive `flow`, whose stages module `registry` knows, in folder `out` on site `where`; returns the exit code."""
+    from importlib import import_module
+
+    from lenspipe.run.driver import Driver
+    from lenspipe.run.graph import build
+    from lenspipe.run.ledger import Ledger
+    from lenspipe.run.lock import hold
+    from lenspipe.run.progress import Lines, choose
+
+    graph, capacity = build(flow.instances), where.capacity()
+    if backend not in ("parsl", "inline"):
+        raise LenspipeError(f"--backend {backend}: there are parsl and inline.")
+    if dry_run:
+        driver = Driver(graph, out, capacity, Ledger(out), Lines(), retry_failed, dry_run=True)
+        driver.survey()
+        print("\n".join(driver.plan_lines()))
+        return 0
+
+    def open_backend() -> Any:
+        if backend == "inline":
+            from lenspipe.backends.inline import open_inline
+
+            return open_inline(out, import_module(registry).get)
+        from lenspipe.backends.parsl import open_parsl
+
+        return open_parsl(out, registry, capacity.cores)
+
+    with choose() as progress, hold(out, progress.say):
+        ledger = Ledger(out)
+        for notice in ledger.notices:
+            progress.say(notice)
+        ledger.begin(flow.name, [(item.corridor, item.stage.name) for item in flow.instances])
+        driver = Driver(graph, out, capacity, ledger, progress, retry_failed)
+        code = driver.run(open_backend)
+    for mistake in driver.mistakes:
+        print(mistake, file=sys.stderr)
+    print(driver.summary())
+    return code
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How far a run has come, what is in quarantine and why, and who holds the folder."""
+    from lenspipe.run.lock import describe
+    from lenspipe.run.status import status as read_status
+
+    found = read_status(folder)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for notice in found["notices"]:
+        print(notice, file=sys.stderr)
+    print(f"held by {describe(found['holder'])}" if found["holder"] else "not running")
+    for name, counts in found["stages"].items():
+        parts = [f"{counts[what]} {what}" for what in ("ok", "failed", "running", "waiting") if counts[what]]
+        print(f"{name}: {counts['units']} units: {', '.join(parts) or 'nothing to do'}")
+    for item in found["quarantined"]:
+        print(f"  {item['stage']} {item['key']}: {item['reason']}: {item['detail']}")
+
+
+@app.command()
+def task(
+    file: Annotated[Path, typer.Argument(help="A task as JSON.", exists=True, dir_okay=False)],
+    root: Annotated[Path, typer.Option(help="The run folder that its paths are relative to.")],
+) -> None:
+    """Execute one task and print its outcome as JSON: what jobs on other machines call."""
+    from lenspipe.cli_stage import report
+    from lenspipe.run.execute import execute
+    from lenspipe.stage import Task
+
+    try:
+        one = Task.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise LenspipeError(f"{file}: not a task: {error}.") from None
+    result = execute(one, stages.get(one.stage), root)
+    print(json.dumps(result))
+    raise typer.Exit(report(result))
+
+
+def _stage_command(name: str) -> Any:
+    """``lenspipe NAME``: one stage alone."""
+    stage = stages.get(name)
+
+    def command(
+        out: _Out,
+        sets: _Set = None,
+        inputs: Annotated[
+            list[str] | None,
+            typer.Option("--input", help="Where an input is, if not under --out.", metavar="PRODUCT=PATH"),
+        ] = None,
+        seed: Annotated[int, typer.Option(help="Everything random derives from it.")] = 0,
+    ) -> None:
+        from lenspipe.cli_stage import run_stage
+
+        raise typer.Exit(run_stage(stage, out, sets or [], inputs or [], seed))
+
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    one.command(name=name, help=_stage_help(stage), short_help=stage.summary)(command)
+    return typer.main.get_command(one)
+
+
+def _stage_help(stage: Any) -> str:
+    """Summary, inputs and outputs, and the options that --set takes."""
+    lines = [stage.summary, ""]
+    for title, products in (("Inputs", stage.inputs), ("Optional", stage.optional), ("Outputs", stage.outputs)):
+        if products:
+            lines += [f"{title}: {', '.join(product.name for product in products)}.", ""]
+    lines.append("Options for --set:")
+    for key, info in stage.config.model_fields.items():
+        default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)}"
+        lines += ["", f"- {key}: {info.description or ''} ({default})"]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    raise SystemExit(2)
+    """Entry point: a user's mistake is one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except LenspipeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

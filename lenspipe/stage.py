@@ -80,6 +80,7 @@ class Task:
     inputs, outputs : product name -> path, or -> {key: path}; an output family made by a stage that runs once is
         given by its template, ``shards/{key}.h5``.
     seed : of the stage instance; `seed_for` derives each key's own.
+    attempt : 1, or more where a process died over these keys before.
     """
 
     stage: str
@@ -91,6 +92,7 @@ class Task:
     seed: int
     cpus: int = 1
     minutes: float = 30.0
+    attempt: int = 1
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

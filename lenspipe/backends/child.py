@@ -1,0 +1,106 @@
+"""A worker's tasks run in one child process: a crash or a time limit ends the child, not the worker.
+
+The child stays between tasks, so imports and compiled kernels stay warm.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import TimeoutError as OutOfTime
+from importlib import import_module
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from lenspipe.errors import Reason
+from lenspipe.run.execute import THREAD_VARIABLES, execute
+from lenspipe.run.folder import log_path
+from lenspipe.stage import Task
+
+
+class Child:
+    """One child process, started at its first task and again after it has ended."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPool | None = None
+        self._cpus = 0
+
+    def perform(self, task: Task, root: Path, registry: str) -> dict[str, Any]:
+        """What `execute` returns; where the child died over the task, ``died``."""
+        pool = self._ready(task.cpus)
+        future = pool.schedule(_work, args=[task.to_json(), str(root), registry], timeout=task.minutes * 60)
+        try:
+            result: dict[str, Any] = future.result()
+            return result
+        except OutOfTime:
+            return _died(Reason.TIME_LIMIT, f"The limit was {task.minutes:g} min.")
+        except ProcessExpired as error:
+            return _died(Reason.TASK_CRASHED, f"The process ended with {_end_of(error.exitcode)}.")
+        except Exception as error:  # the pool itself broke, for example because an idle child was killed
+            self.close()
+            return _died(Reason.TASK_CRASHED, f"The process could not be used: {type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+
+    def _ready(self, cpus: int) -> ProcessPool:
+        """The child's pool. Numerical libraries fix their threads when they load: another number, another child."""
+        if self._pool is not None and (cpus != self._cpus or not self._pool.active):
+            self.close()
+        if self._pool is None:
+            for name in THREAD_VARIABLES:
+                os.environ[name] = str(cpus)
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPool(max_workers=1, context=context, initializer=_die_with_parent)
+            self._cpus = cpus
+        return self._pool
+
+
+_child = Child()
+
+
+def perform(task: dict[str, Any], root: str, registry: str) -> dict[str, Any]:
+    """The one function that workers are sent. `registry` is the module whose ``get(name)`` knows the stages."""
+    return _child.perform(Task.from_json(task), Path(root), registry)
+
+
+def _work(task_json: dict[str, Any], root: str, registry: str) -> dict[str, Any]:
+    """In the child: whatever C code prints, and where it crashes, goes to the task's log too."""
+    task = Task.from_json(task_json)
+    log = log_path(Path(root), task)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    faulthandler.enable(file=2)
+    return execute(task, import_module(registry).get(task.stage), Path(root))
+
+
+def _die_with_parent() -> None:
+    """End this process, whatever it is doing, when the one that started it is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        wait([sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _died(reason: Reason, detail: str) -> dict[str, Any]:
+    return {"receipts": [], "died": {"reason": reason.value, "detail": detail}}
+
+
+def _end_of(exitcode: int) -> str:
+    return f"signal {signal.Signals(-exitcode).name}" if exitcode < 0 else f"exit code {exitcode}"

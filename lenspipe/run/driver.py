@@ -1,0 +1,480 @@
+"""The driver of a run: hands out what is ready, keeps the ledger, finds poison, and stops cleanly.
+
+Units start when their own inputs are there, not when the stage before has ended. A batch whose process dies is
+taken apart into single keys, so that the one that killed it is found and named while the others finish.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lenspipe.errors import Reason
+from lenspipe.io.atomic import write_json
+from lenspipe.products import FAILURES, Product
+from lenspipe.run.execute import label, sweep
+from lenspipe.run.fingerprint import Fingerprints, options_hash
+from lenspipe.run.folder import join
+from lenspipe.run.graph import Graph, reads
+from lenspipe.run.ledger import Ledger
+from lenspipe.run.node import Node, index_keys
+from lenspipe.run.plan import Wanted, reason_to_run
+from lenspipe.run.progress import Progress
+from lenspipe.run.receipt import write_receipt
+from lenspipe.stage import Task
+
+TRIES = 2
+"""Processes that may die over a key before it is quarantined."""
+
+
+class Backend(Protocol):
+    """Where tasks run."""
+
+    def submit(self, task: Task) -> Future[dict[str, Any]]:
+        """What `lenspipe.run.execute.execute` returns, now or later."""
+
+
+OpenBackend = Callable[[], AbstractContextManager[Backend]]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a site gives.
+
+    Attributes
+    ----------
+    cores : of all tasks at a time; a stage that asks for more gets these.
+    memory_gb : of all tasks at a time, None where it is not watched.
+    per_task : stage -> keys of one task, in place of the stage's own figure.
+    minutes_factor : multiplies every time limit.
+    """
+
+    cores: int
+    memory_gb: float | None = None
+    per_task: Mapping[str, int] = field(default_factory=dict)
+    minutes_factor: float = 1.0
+
+
+@dataclass
+class Driver:
+    """One run, or in a dry run the look at what one would do."""
+
+    graph: Graph
+    root: Path
+    capacity: Capacity
+    ledger: Ledger
+    progress: Progress
+    retry_failed: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        self.prints = Fingerprints()
+        for entry in self.ledger.entries.values():
+            for made in entry["outputs"].values():
+                self.prints.learn(self.root / made["path"], made["size"], made["mtime_ns"], made["hash"])
+        self.nodes = [Node(item, options_hash(item.config)) for item in self.graph.order]
+        by_name = {node.name: node for node in self.nodes}
+        for node in self.nodes:
+            node.makers = {product: by_name[i.name] for product, i in self.graph.makers[node.name].items()}
+            for maker in {id(m): m for m in node.makers.values()}.values():
+                maker.readers.append(node)
+        self.why: dict[str, dict[str, str]] = {node.name: {} for node in self.nodes}
+        self.busy: dict[Future[dict[str, Any]], tuple[Node, Task]] = {}
+        self.mistakes: list[str] = []
+        self.stopped_by = 0
+        self._failures: dict[str, bool] = {}
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self, open_backend: OpenBackend) -> int:
+        """Do all that is due; the backend is opened at the first task, not before. Returns the exit code."""
+        with self._signals(), ExitStack() as stack:
+            backend: Backend | None = None
+            self.survey()
+            while not self.stopped_by:
+                while (found := self._next()) and not self.stopped_by:
+                    if backend is None:
+                        backend = stack.enter_context(open_backend())
+                    task = found[1]
+                    self.ledger.start(task.corridor, task.stage, task.keys)
+                    self.busy[backend.submit(task)] = found
+                if not self.busy:
+                    break
+                ended, _ = wait(self.busy, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    self._finish(*self.busy.pop(future), future)
+        if self.stopped_by:
+            self.progress.say(f"stopped by {signal.Signals(self.stopped_by).name}; run it again to go on")
+            return 128 + self.stopped_by
+        return self.exit_code()
+
+    def survey(self) -> None:
+        """Look at every unit whose inputs are settled. In a dry run what is due counts as settled."""
+        for node in self.nodes:
+            self._visit(node)
+
+    def exit_code(self) -> int:
+        if self.mistakes:
+            return 2
+        if any(node.blocked or (node.once and "failed" in node.outcome.values()) for node in self.nodes):
+            return 1
+        return 3 if any(self.failures(node) for node in self.nodes) else 0
+
+    def failures(self, node: Node) -> dict[str, dict[str, str]]:
+        """key -> reason and detail, of units in quarantine and of what the stage itself gave up."""
+        found: dict[str, dict[str, str]] = {}
+        for key, outcome in node.outcome.items():
+            if outcome not in ("ok", "failed"):
+                continue
+            entry = self._entry(node, key)
+            assert entry is not None
+            if outcome == "failed":
+                found[key] = {"reason": entry["reason"], "detail": entry["detail"]}
+            elif node.once:
+                found |= entry["failed"]
+        return found
+
+    def _next(self) -> tuple[Node, Task] | None:
+        """The first task in the stages' order, if it fits now; a wide one is waited for, so it never starves."""
+        for node in self.nodes:
+            if not (node.due or node.singles):
+                continue
+            needed = node.stage.resources
+            cpus = min(needed.cpus, self.capacity.cores)
+            if sum(task.cpus for _, task in self.busy.values()) + cpus > self.capacity.cores:
+                return None
+            memory = sum(n.stage.resources.memory_gb for n, _ in self.busy.values()) + needed.memory_gb
+            if self.capacity.memory_gb is not None and self.busy and memory > self.capacity.memory_gb:
+                return None
+            if node.due:
+                most = max(1, self.capacity.per_task.get(node.stage.name, needed.per_task))
+                keys = tuple(node.due.popleft() for _ in range(min(most, len(node.due))))
+            else:
+                keys = (node.singles.popleft(),)
+            node.running.update(keys)
+            return node, self._task(node, keys, cpus)
+        return None
+
+    def _finish(self, node: Node, task: Task, future: Future[dict[str, Any]]) -> None:
+        node.running.difference_update(task.keys)
+        error = future.exception()
+        if error is not None:
+            detail = f"the worker was lost: {type(error).__name__}: {error}"
+            result: dict[str, Any] = {"receipts": [], "died": {"reason": Reason.TASK_CRASHED.value, "detail": detail}}
+        else:
+            result = future.result()
+        for receipt in result["receipts"]:
+            self._end(node, receipt)
+        if mistake := result.get("mistake"):
+            if mistake not in self.mistakes:  # other tasks of the stage under way find the same
+                self.mistakes.append(mistake)
+            self._block(node, mistake)
+        elif died := result.get("died"):
+            sweep(task, node.stage, self.root)
+            self._died(node, task, died["reason"], died["detail"])
+        if node.complete:
+            self._tell_readers(node)
+
+    def _died(self, node: Node, task: Task, reason: str, detail: str) -> None:
+        where = f"{node.name} {_names(task.keys)}"
+        self.progress.say(f"{where}: {Reason(reason).sentence} {detail}")
+        for key in task.keys:
+            node.died[key] = node.died.get(key, 0) + 1
+            if node.died[key] < TRIES:
+                node.singles.append(key)
+                continue
+            single = self._task(node, (key,), task.cpus)
+            receipt = write_receipt(
+                self.root,
+                single,
+                key,
+                stage_version=node.stage.version,
+                inputs=self._hashes(node, key),
+                outputs={},
+                began=time.time(),
+                status="failed",
+                reason=reason,
+                detail=detail,
+            )
+            self._end(node, receipt)
+
+    def _end(self, node: Node, receipt: dict[str, Any]) -> None:
+        """A unit has its receipt."""
+        self.ledger.done(receipt)
+        for made in receipt["outputs"].values():
+            self.prints.learn(self.root / made["path"], made["size"], made["mtime_ns"], made["hash"])
+        node.ran += 1
+        key, seconds = receipt["key"], receipt["seconds"]
+        note = f"{key} {receipt['status']} {seconds:.1f} s".strip()
+        if receipt["status"] == "failed":
+            self.progress.say(f"{node.name} {key}: {receipt['reason']}: {receipt['detail']}")
+        self.progress.count(node.name, node.ran, node.total, note)
+        self._settle(node, key, receipt["status"])
+
+    # -- what is ready ------------------------------------------------------------------------------------------
+
+    def _visit(self, node: Node) -> None:
+        """Look at a stage whose makers have come further."""
+        if node.blocked:
+            return
+        if broken := next((m for m in node.makers.values() if m.blocked or self._failed_once(m)), None):
+            self._block(node, f"it needs {broken.name}, which did not end well")
+            return
+        if not node.expanded and not self._expand(node):
+            return
+        for key in list(node.waiting):
+            self._consider(node, key)
+        if node.complete:
+            self._tell_readers(node)
+
+    def _expand(self, node: Node) -> bool:
+        """Find the keys of `node`, if its index is there."""
+        keys = [""]
+        if node.stage.over is not None:
+            maker = node.makers[node.stage.over.name]
+            if not maker.complete:
+                return False
+            if "due" in maker.outcome.values() or maker.blocked:
+                return False
+            keys = index_keys(self.root / self._path(node, node.stage.over))
+        if not self.dry_run:
+            self.ledger.plan(node.instance.corridor, node.stage.name, keys)
+        node.expanded = True
+        node.waiting = dict.fromkeys(keys)
+        return True
+
+    def _consider(self, node: Node, key: str) -> None:
+        """Put `key` among the due, or settle it, if all that it needs is settled."""
+        for product in reads(node.stage):
+            maker = node.makers.get(product.name)
+            if maker is None:
+                continue
+            if product.keyed and not node.once and not maker.once:
+                if key in maker.waiting or key in maker.due or key in maker.singles or key in maker.running:
+                    return
+                if maker.outcome.get(key) in ("failed", "skipped"):
+                    del node.waiting[key]
+                    self._settle(node, key, "skipped")
+                    return
+            elif not maker.complete:
+                return
+        del node.waiting[key]
+        reason = self._reason(node, key)
+        if reason:
+            self.why[node.name][key] = reason
+            node.total += 1
+            if self.dry_run:
+                self._settle(node, key, "due")
+            else:
+                node.due.append(key)
+            return
+        entry = self._entry(node, key)
+        assert entry is not None
+        self._settle(node, key, entry["status"])
+
+    def _reason(self, node: Node, key: str) -> str:
+        """Why the unit must run; empty if it need not."""
+        for product in reads(node.stage):
+            maker = node.makers.get(product.name)
+            if maker is not None and (maker.outcome.get(key if not maker.once and not node.once else "") == "due"):
+                return f"input made anew: {label(product.name, key if product.keyed else '')}"
+            if maker is not None and node.once and "due" in maker.outcome.values():
+                return f"input made anew: {product.name}"
+        hashes = self._hashes(node, key)
+        config = node.instance.config
+        wanted = Wanted(config, node.config_hash, node.instance.seed, node.stage.version, hashes)
+        entry = self._entry(node, key)
+        reason = reason_to_run(entry, wanted, self.root, self.prints)
+        if not reason and entry is not None and entry["status"] == "failed" and (node.once or self.retry_failed):
+            return f"failed before: {entry['reason']}"
+        return reason
+
+    def _settle(self, node: Node, key: str, outcome: str) -> None:
+        """A unit has come to its end in this run; units that waited for it alone may now start."""
+        node.outcome[key] = outcome
+        for reader in node.readers:
+            if key in reader.waiting and not node.once:
+                self._consider(reader, key)
+
+    def _tell_readers(self, node: Node) -> None:
+        for reader in node.readers:
+            self._visit(reader)
+
+    def _failed_once(self, node: Node) -> bool:
+        return node.once and node.outcome.get("") in ("failed", "skipped")
+
+    def _block(self, node: Node, why: str) -> None:
+        """Nothing more of `node` can run, nor of what depends on it."""
+        if node.blocked:
+            return
+        node.blocked = why
+        node.due.clear()
+        node.singles.clear()
+        node.waiting.clear()
+        self.progress.say(f"{node.name} does not run: {why}")
+        self._tell_readers(node)
+
+    # -- paths and hashes ---------------------------------------------------------------------------------------
+
+    def _entry(self, node: Node, key: str) -> dict[str, Any] | None:
+        return self.ledger.entries.get((node.instance.corridor, node.stage.name, key))
+
+    def _path(self, node: Node, product: Product, key: str = "") -> str:
+        """Where `node` finds an input."""
+        maker = node.makers.get(product.name, node)
+        return join(maker.instance.corridor, product.at(key))
+
+    def _members(self, maker: Node, product: Product) -> list[str]:
+        """Keys of a family that exist by the ledger, not by what lies about in the folder."""
+        if not maker.once:
+            return sorted(key for key, outcome in maker.outcome.items() if outcome == "ok")
+        entry = self._entry(maker, "")
+        prefix = f"{product.name}/"
+        return (
+            sorted(name.removeprefix(prefix) for name in entry["outputs"] if name.startswith(prefix)) if entry else []
+        )
+
+    def _has(self, maker: Node, product: Product, key: str) -> bool:
+        if not maker.once:
+            return maker.outcome.get(key) == "ok"
+        entry = self._entry(maker, "")
+        return entry is not None and label(product.name, key) in entry["outputs"]
+
+    def _inputs(self, node: Node, keys: tuple[str, ...]) -> dict[str, Any]:
+        """The inputs of a task, as in `Task`."""
+        found: dict[str, Any] = {}
+        for product in reads(node.stage):
+            maker = node.makers.get(product.name)
+            if product == FAILURES:
+                found[product.name] = self._write_failures(node)
+            elif maker is None:
+                continue
+            elif not product.keyed:
+                found[product.name] = self._path(node, product)
+            elif node.once:
+                members = self._members(maker, product)
+                found[product.name] = {key: self._path(node, product, key) for key in members}
+            else:
+                certain = product not in node.stage.optional
+                having = [key for key in keys if certain or self._has(maker, product, key)]
+                found[product.name] = {key: self._path(node, product, key) for key in having}
+        return found
+
+    def _hashes(self, node: Node, key: str) -> dict[str, str]:
+        """label -> content hash of one unit's inputs as they are now; one that is missing hashes as nothing."""
+        found = {}
+        for name, where in self._inputs(node, (key,)).items():
+            members = where if isinstance(where, dict) else {"": where}
+            for member, path in members.items():
+                found[label(name, member)] = self.prints.of(self.root / path) or ""
+        return found
+
+    def _task(self, node: Node, keys: tuple[str, ...], cpus: int) -> Task:
+        instance = node.instance
+        outputs: dict[str, Any] = {}
+        for product in node.stage.outputs:
+            if node.once:
+                outputs[product.name] = join(instance.corridor, product.path)
+            else:
+                outputs[product.name] = {key: join(instance.corridor, product.at(key)) for key in keys}
+        return Task(
+            stage=node.stage.name,
+            corridor=instance.corridor,
+            keys=keys,
+            config=instance.config,
+            inputs=self._inputs(node, keys),
+            outputs=outputs,
+            seed=instance.seed,
+            cpus=cpus,
+            minutes=node.stage.resources.minutes * self.capacity.minutes_factor,
+            attempt=1 + max(node.died.get(key, 0) for key in keys),
+        )
+
+    def _write_failures(self, node: Node) -> str:
+        """Write the corridor's failures for the first stage that reads them; later ones read the same file."""
+        corridor = node.instance.corridor
+        where = join(corridor, FAILURES.path)
+        if self._failures.setdefault(corridor, False) or self.dry_run:
+            return where
+        self._failures[corridor] = True
+        upstream = self.graph.upstream(node.name)
+        found = {}
+        for other in self.nodes:
+            if other.instance.corridor == corridor and other.name in upstream and (failed := self.failures(other)):
+                found[other.stage.name] = failed
+        path = self.root / where
+        if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != found:
+            write_json(path, found)
+        return where
+
+    # -- signals ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the run between two steps; a second one interrupts at once."""
+
+        def stop(number: int, _: object) -> None:
+            if self.stopped_by:
+                raise KeyboardInterrupt
+            self.stopped_by = number
+            self.progress.say("stopping; once more to stop at once")
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # -- words --------------------------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """One line at the end of a run."""
+        lost = sum(len(self.failures(node)) for node in self.nodes)
+        ran = sum(node.ran for node in self.nodes)
+        kept = sum(len(node.outcome) for node in self.nodes) - ran
+        text = f"{_units(ran)} ran, {kept} as they were" if ran else f"nothing to do: {_units(kept)} as they were"
+        return text + (f"; {lost} in quarantine (lenspipe status {self.root} names them)" if lost else "")
+
+    def plan_lines(self) -> list[str]:
+        """What a run would do, stage by stage, units with the same reason together."""
+        lines = []
+        for node in self.nodes:
+            if node.blocked:
+                lines.append(f"{node.name}: cannot run: {node.blocked}")
+            elif not node.expanded:
+                over = node.stage.over
+                assert over is not None
+                lines.append(f"{node.name}: one per row of {over.name}, not made yet")
+            else:
+                grouped: dict[str, list[str]] = {}
+                for key, reason in self.why[node.name].items():
+                    grouped.setdefault(reason, []).append(key)
+                kept = Counter(node.outcome.values())
+                lines += [f"{node.name}: {_names(keys)}: {reason}" for reason, keys in grouped.items()]
+                if node.waiting:
+                    lines.append(f"{node.name}: {_names(list(node.waiting))}: input made anew")
+                if kept["ok"]:
+                    lines.append(f"{node.name}: {_units(kept['ok'])} as they are")
+                if kept["failed"]:
+                    lines.append(f"{node.name}: {_units(kept['failed'])} in quarantine")
+        return lines
+
+
+def _units(number: int) -> str:
+    return f"{number} unit{'s' if number != 1 else ''}"
+
+
+def _names(keys: tuple[str, ...] | list[str], most: int = 10) -> str:
+    if list(keys) == [""]:
+        return "once"
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return f"{_units(len(keys))} ({', '.join(keys[:most])}{more})"

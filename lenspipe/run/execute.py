@@ -1,0 +1,252 @@
+"""One task, the same everywhere: check, temporary outputs, run, check, hash, rename, receipt."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lenspipe.config import parse
+from lenspipe.errors import CandidateError, LenspipeError, Reason
+from lenspipe.io.atomic import commit, discard, temporary
+from lenspipe.products import Product
+from lenspipe.run.fingerprint import Fingerprints, stamp
+from lenspipe.run.folder import log_path
+from lenspipe.run.receipt import write_receipt
+from lenspipe.stage import Stage, Task
+from lenspipe.types import check_id
+
+logger = logging.getLogger(__name__)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_seen = Fingerprints()  # a warm process hashes the weights once, not once per task
+
+
+def execute(task: Task, stage: Stage, root: Path) -> dict[str, Any]:
+    """Do `task` in run folder `root`.
+
+    Returns
+    -------
+    dict of plain JSON: ``receipts``, a list of what the ledger keeps, one per key that has come to an end; ``died``
+    ``{reason, detail}`` where a batch broke as a whole and its keys want to be tried singly; ``mistake``, a sentence,
+    where the user has to mend something first. No exception comes out but `KeyboardInterrupt`.
+    """
+    limit_threads(task.cpus)
+    log = log_path(root, task)
+    with _log_to(log):
+        work = _Work(task, stage, root, log.relative_to(root).as_posix())
+        try:
+            return {"receipts": work.perform()}
+        except LenspipeError as error:
+            return {"receipts": [], "mistake": str(error)}
+        except CandidateError as error:
+            return {"receipts": work.fail_all(error.reason, error.detail)}
+        except (Exception, SystemExit) as error:
+            logger.exception("%s failed", stage.name)
+            first = str(error).strip().split("\n")[0]
+            detail = f"{type(error).__name__}: {first} (traceback in {work.log})"
+            if len(task.keys) > 1:
+                return {"receipts": [], "died": {"reason": Reason.INTERNAL_ERROR.value, "detail": detail}}
+            return {"receipts": work.fail_all(Reason.INTERNAL_ERROR, detail)}
+        finally:
+            work.tidy()
+
+
+def limit_threads(cpus: int) -> None:
+    """Numerical libraries that are imported from now on, and torch also afterwards, use `cpus` threads."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(cpus)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(cpus)
+
+
+def sweep(task: Task, stage: Stage, root: Path) -> None:
+    """Remove what a process that died left half-written beside the task's outputs."""
+    for product in stage.outputs:
+        target = task.outputs[product.name]
+        for path in target.values() if isinstance(target, dict) else [target.replace("{key}", "*")]:
+            final = Path(path.replace("{aa}", "*"))
+            for old in glob.glob(f"{final.parent}/.*.tmp.{final.name}", root_dir=root):
+                discard(root / old)
+
+
+class _Family(dict[str, Path]):
+    """key -> temporary path of a product whose keys a stage that runs once makes up as it goes."""
+
+    def __init__(self, work: _Work, product: Product):
+        super().__init__()
+        self._work, self._product = work, product
+
+    def __missing__(self, key: str) -> Path:
+        check_id(key, self._work.stage.name)
+        final = replace(self._product, path=self._work.task.outputs[self._product.name]).at(key)
+        self[key] = self._work.open(self._product, key, final)
+        return self[key]
+
+
+class _Work:
+    """The state of one attempt."""
+
+    def __init__(self, task: Task, stage: Stage, root: Path, log: str):
+        self.task, self.stage, self.root, self.log = task, stage, root, log
+        self.began = time.time()
+        self.pending: dict[tuple[str, str], tuple[Product, Path, Path]] = {}
+        self.hashes: dict[tuple[str, str], str] = {}
+        self.lost: dict[str, dict[str, str]] = {}
+
+    def perform(self) -> list[dict[str, Any]]:
+        task = self.task
+        config = parse(self.stage.config, task.config, f"{task.corridor}.{task.stage}".lstrip("."))
+        sweep(task, self.stage, self.root)
+        inputs = self._inputs()
+        failed = dict(self.lost)
+        figures: dict[str, Any] = {}
+        if len(failed) < len(task.keys):
+            result = _plain(self.stage.run(config, inputs, self._outputs(), task.seed) or {})
+            failed |= result.get("failed", {})
+            figures = result.get("figures", {})
+        self._check(failed)
+        made = self._commit(failed)
+        if self.stage.over is None:
+            return [self._receipt("", made, failed=failed, figures=figures)]
+        return [
+            self._receipt(key, {}, status="failed", **failed[key])
+            if key in failed
+            else self._receipt(
+                key, {label: at for label, at in made.items() if label.endswith(f"/{key}")}, figures=figures.get(key)
+            )
+            for key in task.keys
+        ]
+
+    def fail_all(self, reason: Reason, detail: str) -> list[dict[str, Any]]:
+        return [self._receipt(key, {}, status="failed", reason=reason.value, detail=detail) for key in self.task.keys]
+
+    def open(self, product: Product, key: str, path: str) -> Path:
+        """The temporary name of one output."""
+        final = self.root / path
+        temp = temporary(final)
+        self.pending[product.name, key] = (product, temp, final)
+        return temp
+
+    def tidy(self) -> None:
+        for _, temp, _ in self.pending.values():
+            discard(temp)
+
+    def _inputs(self) -> dict[str, Any]:
+        """Paths of what is there; of a batch, a key that lacks an input is lost, and it alone."""
+        found: dict[str, Any] = {}
+        for name, where in self.task.inputs.items():
+            if isinstance(where, dict):
+                found[name] = {}
+                for key, path in where.items():
+                    try:
+                        found[name][key] = self._input(name, key, path)
+                    except CandidateError as error:
+                        if self.stage.over is None:
+                            raise
+                        self.lost[key] = {"reason": error.reason.value, "detail": error.detail}
+            else:
+                found[name] = self._input(name, "", where)
+        for members in found.values():
+            if isinstance(members, dict):
+                for key in self.lost:
+                    members.pop(key, None)
+        return found
+
+    def _input(self, name: str, key: str, where: str) -> Path:
+        path = self.root / where
+        digest = _seen.of(path)
+        if digest is None:
+            raise CandidateError(Reason.FILE_MISSING, f"{where}: {self.stage.name} needs it and it is not there.")
+        self.hashes[name, key] = digest
+        return path
+
+    def _outputs(self) -> dict[str, Any]:
+        outputs: dict[str, Any] = {}
+        for product in self.stage.outputs:
+            where = self.task.outputs[product.name]
+            if isinstance(where, dict):
+                members = {key: path for key, path in where.items() if key not in self.lost}
+                outputs[product.name] = {key: self.open(product, key, path) for key, path in members.items()}
+            elif product.keyed:
+                outputs[product.name] = _Family(self, product)
+            else:
+                outputs[product.name] = self.open(product, "", where)
+        return outputs
+
+    def _check(self, failed: dict[str, Any]) -> None:
+        """All outputs of keys that did not fail are there and hold something."""
+        for (_, key), (product, temp, final) in self.pending.items():
+            if key in failed:
+                continue
+            if product.directory:
+                whole = temp.is_dir() and any(temp.iterdir())
+            else:
+                whole = temp.is_file() and temp.stat().st_size > 0
+            if not whole:
+                raise RuntimeError(f"{self.stage.name} ended without its output {final.relative_to(self.root)}")
+
+    def _commit(self, failed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Hash, rename and list the outputs: label -> path, hash, size, mtime_ns."""
+        made = {}
+        for (name, key), (_, temp, final) in self.pending.items():
+            if key in failed and (self.stage.over is not None or not temp.exists()):
+                continue
+            commit(temp, final)
+            digest, now = _seen.of(final), stamp(final)
+            assert digest is not None and now is not None
+            where = final.relative_to(self.root).as_posix()
+            made[label(name, key)] = {"path": where, "hash": digest, "size": now[0], "mtime_ns": now[1]}
+        return made
+
+    def _receipt(self, key: str, outputs: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
+        inputs = {label(n, k): digest for (n, k), digest in self.hashes.items() if k in ("", key) or key == ""}
+        return write_receipt(
+            self.root,
+            self.task,
+            key,
+            stage_version=self.stage.version,
+            inputs=inputs,
+            outputs=outputs,
+            began=self.began,
+            log=self.log,
+            **more,
+        )
+
+
+def label(name: str, key: str) -> str:
+    """How receipts and reasons name one input or output."""
+    return f"{name}/{key}" if key else name
+
+
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    """`result` as strict JSON: numpy values become numbers and lists, NaN and infinities None."""
+    text = json.dumps(result, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value))
+    plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
+    return plain
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Everything that is logged or printed meanwhile goes to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        top = logging.getLogger()
+        level = top.level
+        top.addHandler(handler)
+        top.setLevel(logging.INFO)
+        try:
+            with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+                yield
+        finally:
+            top.removeHandler(handler)
+            top.setLevel(level)

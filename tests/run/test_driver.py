@@ -1,0 +1,243 @@
+"""Runs of toy workflows: what runs, what runs again, what is quarantined."""
+
+import json
+import shutil
+
+import pytest
+
+from lenspipe.run.driver import Capacity, Driver
+from lenspipe.run.graph import build
+from lenspipe.run.ledger import Ledger
+from lenspipe.run.progress import Lines
+from tests.run.conftest import drive, flow, ran
+
+EVERYTHING = {"make": {}, "work": {}, "polish": {}, "gather": {}}
+
+
+def figures(tmp_path):
+    return json.loads((tmp_path / "run/search/figures.json").read_text())
+
+
+def test_fan_out_then_nothing_to_do(again, tmp_path):
+    driver, code = again()
+    assert code == 0
+    assert ran(driver) == {"make": 1, "work": 9, "gather": 1}
+    assert sorted(figures(tmp_path)["rows"]) == [f"{i:03d}" for i in range(9)]
+    driver, code = again()
+    assert (ran(driver), code) == ({}, 0)
+    assert driver.summary() == "nothing to do: 11 units as they were"
+
+
+def test_nothing_to_do_opens_no_backend(again, tmp_path):
+    again()
+    what = flow(tmp_path)
+    driver = Driver(build(what.instances), tmp_path / "run", Capacity(2), Ledger(tmp_path / "run"), Lines())
+
+    def refuse():
+        raise AssertionError("opened")
+
+    assert driver.run(refuse) == 0
+
+
+def test_deleted_output_runs_that_unit_alone(again, tmp_path):
+    again()
+    (tmp_path / "run/search/masks/004.h5").unlink()
+    driver, _ = again()
+    assert ran(driver) == {"work": 1}
+    assert driver.why["search.work"] == {"004": "output missing: masks/004"}
+
+
+def test_changed_output_is_made_again(again, tmp_path):
+    again()
+    mask = tmp_path / "run/search/masks/004.h5"
+    whole = mask.read_text()
+    mask.write_text("flipped")
+    driver, _ = again()
+    assert driver.why["search.work"] == {"004": "output changed: masks/004"}
+    assert mask.read_text() == whole
+
+
+def test_touched_output_is_not_made_again(again, tmp_path):
+    again()
+    (tmp_path / "run/search/masks/004.h5").touch()
+    driver, _ = again()
+    assert ran(driver) == {}
+
+
+def test_changed_config_says_what_changed(again):
+    again()
+    driver, _ = again("work.offset=5")
+    assert ran(driver) == {"work": 9, "gather": 1}
+    assert set(driver.why["search.work"].values()) == {"config changed: offset 0 -> 5"}
+    assert driver.why["search.gather"][""].startswith("input changed: masks/000, masks/001, masks/002 and 6 more")
+
+
+def test_same_content_stops_the_cascade(again):
+    again("work.same=true")
+    driver, _ = again("work.same=true", "make.value=2")
+    assert ran(driver) == {"make": 1, "work": 9}
+
+
+def test_seed_changes_results_batches_do_not(again, tmp_path):
+    again()
+    first = figures(tmp_path)
+    what = flow(tmp_path)
+    capacity = Capacity(2, per_task={"work": 1})
+    shutil.rmtree(tmp_path / "run")
+    driver = Driver(build(what.instances), tmp_path / "run", capacity, Ledger(tmp_path / "run"), Lines())
+    from lenspipe.backends.inline import open_inline
+    from tests.run import toys
+
+    driver.run(lambda: open_inline(tmp_path / "run", toys.get))
+    assert figures(tmp_path) == first
+    driver, _ = again("seed=2")
+    assert driver.why["search.work"]["000"] == "seed changed"
+    assert figures(tmp_path) != first
+
+
+def test_fewer_keys_leave_no_stale_member_in_the_result(again, tmp_path):
+    again()
+    again("make.n=4")
+    assert sorted(figures(tmp_path)["rows"]) == ["000", "001", "002", "003"]
+
+
+def test_refused_candidate_is_quarantined_and_not_tried_again(again, tmp_path):
+    driver, code = again("work.refuse=['002']")
+    assert code == 3
+    assert ran(driver)["work"] == 9
+    assert figures(tmp_path)["failures"] == {
+        "work": {"002": {"reason": "image_constant", "detail": "002: all pixels are 0"}}
+    }
+    assert "002" not in figures(tmp_path)["rows"]
+    driver, code = again("work.refuse=['002']")
+    assert (ran(driver), code) == ({}, 3)
+    driver, code = again("work.refuse=['002']", retry_failed=True)
+    assert ran(driver) == {"work": 1}
+    assert driver.why["search.work"] == {"002": "failed before: image_constant"}
+
+
+def test_bug_is_an_internal_error_of_that_key_with_its_log(again, tmp_path):
+    driver, code = again("work.bug=['005']")
+    assert code == 3
+    (failed,) = driver.failures(driver.nodes[1]).items()
+    assert failed[0] == "005"
+    assert failed[1]["reason"] == "internal_error"
+    log = failed[1]["detail"].split("traceback in ")[1].rstrip(")")
+    text = (tmp_path / "run" / log).read_text()
+    assert "ZeroDivisionError: a bug" in text
+    assert "Traceback" in text
+    assert "working on 005" in text
+
+
+def test_given_up_by_the_stage_itself_counts_as_quarantined(again, tmp_path):
+    _, code = again("make.lost=['x7']")
+    assert code == 3
+    assert figures(tmp_path)["failures"]["make"]["x7"]["reason"] == "file_truncated"
+    assert again("make.lost=['x7']")[1] == 3
+
+
+def test_quarantined_key_is_skipped_downstream(again):
+    driver, code = again("work.refuse=['002']", stages=EVERYTHING)
+    assert code == 3
+    assert ran(driver)["polish"] == 8
+    polish = next(node for node in driver.nodes if node.stage.name == "polish")
+    assert polish.outcome["002"] == "skipped"
+
+
+def test_failed_whole_stage_stops_what_needs_it(again, capfd):
+    driver, code = again("gather.fail=true")
+    assert code == 1
+    assert "nothing to gather" in capfd.readouterr().err
+    driver, code = again("gather.fail=true")
+    assert ran(driver) == {"gather": 1}
+    assert again()[1] == 0
+
+
+def test_users_mistake_in_a_stage_is_exit_2_and_said(again, capfd):
+    driver, code = again("work.user_mistake=true")
+    assert code == 2
+    assert driver.mistakes == ["the pixel scale is not given."]
+    assert "search.gather does not run" in capfd.readouterr().err
+    driver, code = again()
+    assert ran(driver) == {"work": 9, "gather": 1}
+
+
+def test_corridors_meet_in_weights_and_wide_stages_are_capped(tmp_path):
+    what = flow(tmp_path, training={"teach": {}})
+    driver, code = drive(tmp_path / "run", what)
+    assert code == 0
+    assert ran(driver) == {"teach": 1, "make": 1, "work": 9, "gather": 1}
+    receipt = json.loads((tmp_path / "run/.lenspipe/receipts/search/work").rglob("000.json").__next__().read_text())
+    assert set(receipt["inputs"]) == {"shard/000", "weights"}
+    (tmp_path / "run/training/weights/card.json").write_text("other")
+    driver, _ = drive(tmp_path / "run", what)
+    assert ran(driver) == {"teach": 1}
+
+
+def test_core_and_memory_budget(tmp_path):
+    what = flow(tmp_path, training={"teach": {}})
+
+    def first_tasks(capacity):
+        driver = Driver(build(what.instances), tmp_path / "run", capacity, Ledger(tmp_path / "run"), Lines())
+        driver.survey()
+        names = []
+        while found := driver._next():
+            driver.busy[object()] = found
+            names.append((found[1].stage, found[1].cpus))
+        return sorted(names)
+
+    assert first_tasks(Capacity(65)) == [("make", 1), ("teach", 64)]
+    assert len(first_tasks(Capacity(64))) == 1
+    assert len(first_tasks(Capacity(65, memory_gb=3))) == 1
+
+
+@pytest.mark.parametrize("state", ["fresh", "config changed", "done"])
+def test_dry_run_says_why_and_does_nothing(again, tmp_path, state):
+    sets = []
+    if state != "fresh":
+        again()
+    if state == "config changed":
+        sets = ["work.offset=5"]
+    before = sorted(tmp_path.rglob("*"))
+    what = flow(tmp_path, sets=tuple(sets))
+    root = tmp_path / "run"
+    driver = Driver(build(what.instances), root, Capacity(2), Ledger(root), Lines(), dry_run=True)
+    driver.survey()
+    lines = driver.plan_lines()
+    assert sorted(tmp_path.rglob("*")) == before
+    if state == "fresh":
+        assert lines[0] == "search.make: once: new"
+        assert lines[1] == "search.work: one per row of shards, not made yet"
+        assert lines[2] == "search.gather: once: input made anew"
+    elif state == "config changed":
+        assert lines[1].startswith("search.work: 9 units (000, 001")
+        assert lines[1].endswith("config changed: offset 0 -> 5")
+        assert lines[2] == "search.gather: once: input made anew: masks"
+    else:
+        assert lines == [
+            f"search.{s}: {n} as they are" for s, n in (("make", "1 unit"), ("work", "9 units"), ("gather", "1 unit"))
+        ]
+
+
+def test_half_written_leftovers_are_swept(again, tmp_path):
+    again()
+    mask = tmp_path / "run/search/masks/004.h5"
+    (mask.parent / ".0123456789ab.tmp.004.h5").write_text("half")
+    mask.unlink()
+    again()
+    assert sorted(p.name for p in mask.parent.iterdir()) == [f"{i:03d}.h5" for i in range(9)]
+
+
+def test_index_with_a_wrong_key_is_one_sentence(again, tmp_path):
+    from lenspipe.errors import LenspipeError
+    from lenspipe.run.node import index_keys
+
+    path = tmp_path / "index.ecsv"
+    for rows, words in ((["a", "a"], "stands there twice"), (["../x", "b"], "row 0: id '../x'")):
+        from astropy.table import Table
+
+        Table({"key": rows}).write(path, format="ascii.ecsv", overwrite=True)
+        with pytest.raises(LenspipeError, match=words):
+            index_keys(path)
+    Table({"key": ["a", "b"], "selected": [True, False]}).write(path, format="ascii.ecsv", overwrite=True)
+    assert index_keys(path) == ["a"]

@@ -1,0 +1,138 @@
+"""Toy stages: a registry of the same form as `lenspipe.stages`, small enough to run in any process in no time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from astropy.table import Table
+
+from lenspipe.config import Config, nearest
+from lenspipe.errors import CandidateError, LenspipeError, Reason
+from lenspipe.products import FAILURES, FIGURES, LABELS, MASKS, MODEL, SHARD, SHARDS, WEIGHTS
+from lenspipe.stage import Inputs, Outputs, Resources, Stage, for_each, seed_for
+
+logger = logging.getLogger(__name__)
+
+
+class Deep(Config):
+    level: int = 1
+
+
+class MakeConfig(Config):
+    n: int = 9
+    value: int = 1
+    lost: tuple[str, ...] = ()
+    deep: Deep = Deep()
+
+
+def make(config: MakeConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
+    keys = [f"{i:03d}" for i in range(config.n)]
+    for key in keys:
+        outputs["shard"][key].write_text(f"{key} {config.value}\n")
+    Table({"key": keys, "n": [1] * len(keys)}).write(outputs["shards"], format="ascii.ecsv")
+    return {"failed": {k: {"reason": "file_truncated", "detail": f"{k} is cut"} for k in config.lost}}
+
+
+class WorkConfig(Config):
+    offset: int = 0
+    kill: tuple[str, ...] = ()  # keys that kill their process
+    kill_once: str = ""  # folder in which the first attempt at a key of `kill` leaves its mark
+    refuse: tuple[str, ...] = ()
+    bug: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
+    seconds: float = 0.0
+    same: bool = False
+    user_mistake: bool = False
+
+
+def work(config: WorkConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
+    if config.user_mistake:
+        raise LenspipeError("the pixel scale is not given.")
+
+    def one(key: str) -> None:
+        print(f"working on {key}")
+        if key in config.slow:
+            time.sleep(config.seconds)
+        mark = Path(config.kill_once) / key
+        if key in config.kill and not (config.kill_once and mark.exists()):
+            if config.kill_once:
+                mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if key in config.refuse:
+            raise CandidateError(Reason.IMAGE_CONSTANT, f"{key}: all pixels are 0")
+        if key in config.bug:
+            raise ZeroDivisionError("a bug")
+        text = inputs["shard"][key].read_text().split()[0] if config.same else inputs["shard"][key].read_text()
+        draw = seed_for(seed, key) % 1000
+        outputs["masks"][key].write_text(f"{text.strip()} {config.offset} {draw}\n")
+
+    return {"failed": for_each(inputs["shard"], one)}
+
+
+class PolishConfig(Config):
+    pass
+
+
+def polish(config: PolishConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
+    for key, path in inputs["masks"].items():
+        outputs["model"][key].mkdir()
+        (outputs["model"][key] / "fit.json").write_text(path.read_text())
+    return {}
+
+
+class GatherConfig(Config):
+    title: str = "all"
+    fail: bool = False
+
+
+def gather(config: GatherConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
+    if config.fail:
+        raise CandidateError(Reason.FILE_UNREADABLE, "nothing to gather")
+    rows = {key: path.read_text() for key, path in inputs["masks"].items()}
+    failures = json.loads(inputs["failures"].read_text())
+    outputs["figures"].write_text(json.dumps({"title": config.title, "rows": rows, "failures": failures}))
+    return {"figures": {"n": len(rows)}}
+
+
+class TeachConfig(Config):
+    pass
+
+
+def teach(config: TeachConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
+    outputs["weights"].mkdir()
+    (outputs["weights"] / "card.json").write_text(inputs["labels"].read_text() if "labels" in inputs else "untaught")
+    return {}
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("make", (), (SHARDS, SHARD), MakeConfig, make, summary="Make shards."),
+        Stage(
+            "work",
+            (SHARD,),
+            (MASKS,),
+            WorkConfig,
+            work,
+            over=SHARDS,
+            optional=(WEIGHTS,),
+            resources=Resources(per_task=4, minutes=1),
+            summary="Work on shards.",
+        ),
+        Stage("polish", (MASKS,), (MODEL,), PolishConfig, polish, over=SHARDS),
+        Stage("gather", (MASKS, FAILURES), (FIGURES,), GatherConfig, gather, summary="Gather."),
+        Stage("teach", (), (WEIGHTS,), TeachConfig, teach, optional=(LABELS,), resources=Resources(cpus=64)),
+    )
+}
+
+
+def get(name: str) -> Stage:
+    if name not in STAGES:
+        raise LenspipeError(f"there is no stage {name!r}{nearest(name, list(STAGES))}")
+    return STAGES[name]
