@@ -212,19 +212,12 @@ def _footer(figure: Figure, fit: Mapping[str, Any]) -> None:
     sentences = [reason["sentence"] for reason in fit["reasons"]]
     verdict = text.VERDICTS[fit["status"]].capitalize() + "."
     words = "\n".join([verdict, *(f"•  {line}" for s in sentences for line in textwrap.wrap(s, 92))][:6])
-    figure.text(0.025, 0.17, words, fontsize=8.5, color=style.INK, va="top", linespacing=1.45)
+    figure.text(0.025, 0.182, words, fontsize=8.5, color=style.INK, va="top", linespacing=1.45)
     pairs = text.sampler_lines(fit)
     for x, column in ((0.567, pairs[:5]), (0.775, pairs[5:])):
-        for place, colour, item in ((x, style.MUTED, 0), (x + 0.19, style.INK, 1)):
-            figure.text(
-                place,
-                0.17,
-                "\n".join(pair[item] for pair in column),
-                fontsize=7.5,
-                color=colour,
-                ha="right" if item else "left",
-                va="top",
-                linespacing=1.5,
-            )
+        for line, (name, value) in enumerate(column):
+            y = 0.17 - 0.019 * line
+            figure.text(x, y, name, fontsize=7.5, color=style.MUTED, va="baseline")
+            figure.text(x + 0.19, y, value, fontsize=7.5, color=style.INK, ha="right", va="baseline")
     version = fit.get("versions", {}).get("lenspipe", "")
     figure.text(0.965, 0.018, f"lenspipe {version}", fontsize=7, color=style.MUTED, ha="right")
