@@ -86,7 +86,7 @@ class KernelBlur:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ):
-        self.shape = shape
+        self.shape, self.kernels = shape, kernels
         h, w = kernels.shape[1:]
         self.offset = (h // 2, w // 2)
         self.size = [scipy.fft.next_fast_len(n + k - 1, real=True) for n, k in zip(shape, (h, w))]
