@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from lenspipe import __version__, stages
+from lenspipe.cli_fit import fit_command
 from lenspipe.errors import LenspipeError
 
 _Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", file_okay=False)]
@@ -35,6 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a sky survey's cutouts to a catalogue of strong-lens models.",
 )
+
+app.command(name="fit")(fit_command)
 
 
 def _show_version(wanted: bool) -> None:

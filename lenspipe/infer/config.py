@@ -8,7 +8,6 @@ from pydantic import Field
 
 from lenspipe.config import Config
 from lenspipe.infer.priors import Prior
-from lenspipe.infer.sample import SamplerConfig
 
 Mass = Literal["SIE", "SHEAR"]
 Light = Literal["SERSIC_ELLIPSE"]
@@ -27,7 +26,9 @@ class SceneConfig(Config):
 class DataConfig(Config):
     """Which pixels count, and how."""
 
-    window: float | None = Field(default=None, gt=0, description="side of the fitted square in arcsec; None = all")
+    window: float | None = Field(
+        default=None, gt=0, description="side of the fitted square, arcsec; None = 6 arcsec or 25 FWHM of the PSF"
+    )
     radius: float | None = Field(default=None, gt=0, description="pixels farther from the centre are masked, arcsec")
     core: float = Field(default=0.0, ge=0, description="pixels nearer to the lens centre are masked, arcsec")
     noise_probability: float = Field(default=0.5, gt=0, le=1, description="other objects are masked above this")
@@ -48,6 +49,19 @@ class SearchConfig(Config):
     radii: int = Field(default=24, ge=3, description="Einstein radii of the coarse grid")
     theta_E_min: float = Field(default=0.3, gt=0, description="smallest radius of the grid, arcsec")
     theta_E_max: float | None = Field(default=None, gt=0, description="largest, arcsec; None = 0.7 of the half width")
+
+
+class SamplerConfig(Config):
+    """When the sampler starts to keep steps, and when it may stop."""
+
+    ensembles: int = Field(default=4, ge=4, description="independent ensembles; R-hat compares them")
+    walkers: int = Field(default=40, ge=4, description="per ensemble; raised to twice the number of parameters")
+    burn: int = Field(default=200, ge=0, description="steps thrown away, at least")
+    min_steps: int = Field(default=600, ge=10, description="kept steps before the sampler may stop")
+    max_steps: int = Field(default=4000, ge=10, description="kept steps after which it gives up")
+    check_every: int = Field(default=200, ge=1, description="steps between looks at the diagnostics")
+    rhat: float = Field(default=1.01, gt=1, description="largest split R-hat over the ensembles")
+    taus: float = Field(default=10, gt=0, description="kept steps in autocorrelation times, at least")
 
 
 class VerdictConfig(Config):

@@ -35,7 +35,8 @@ def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared
     ------
     CandidateError : where masks exist but show no lens, or where no pixel is left.
     """
-    rows, columns = (_window(n, cutout.pixel_scale, config.window) for n in cutout.shape)
+    side = config.window or _default_window(cutout, masks)
+    rows, columns = (_window(n, cutout.pixel_scale, side) for n in cutout.shape)
     window = np.s_[..., rows, columns]
     image, sigma, mask = cutout.image[window], cutout.sigma[window], cutout.valid[window].copy()
     height, width = image.shape[1:]
@@ -89,11 +90,28 @@ def with_light_error(imaging: Imaging, light: NDArray[np.float64], fraction: flo
     return replace(imaging, sigma=total, background_rms=None, exposure_time=None)
 
 
-def _window(size: int, pixel_scale: float, window: float | None) -> slice:
+def _default_window(cutout: Cutout, masks: Masks | None) -> float:
+    """Arcsec: room for a galaxy-scale lens at the image's resolution, and for all of the segmented arc."""
+    fwhm = [
+        f if np.isfinite(f) else _fwhm(kernel) * cutout.pixel_scale for f, kernel in zip(cutout.psf_fwhm, cutout.psf)
+    ]
+    side = max(6.0, 25 * max(fwhm))
+    if masks is not None and (masks.of("source") > 0.5).any():
+        rows, columns = np.nonzero(masks.of("source") > 0.5)
+        height, width = cutout.shape
+        offset = max(np.abs(rows - (height - 1) / 2).max(), np.abs(columns - (width - 1) / 2).max())
+        side = max(side, 2.4 * float(offset) * cutout.pixel_scale)
+    return side
+
+
+def _fwhm(kernel: NDArray[np.float32]) -> float:
+    """FWHM in pixels of the circle that covers what is above half the maximum."""
+    return 2 * float(np.sqrt((kernel > kernel.max() / 2).sum() / np.pi))
+
+
+def _window(size: int, pixel_scale: float, window: float) -> slice:
     """A centred slice with the parity of `size`, so that the origin stays where it was."""
-    if window is None or window >= size * pixel_scale:
-        return slice(0, size)
-    margin = (size - round(window / pixel_scale)) // 2
+    margin = max((size - round(window / pixel_scale)) // 2, 0)
     return slice(margin, size - margin)
 
 

@@ -12,25 +12,11 @@ from dataclasses import dataclass
 import emcee
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from lenspipe.config import Config
+from lenspipe.infer.config import SamplerConfig
 from lenspipe.infer.diagnostics import Diagnostics, diagnose
 
 Floats = NDArray[np.float64]
-
-
-class SamplerConfig(Config):
-    """When the sampler starts to keep steps, and when it may stop."""
-
-    ensembles: int = Field(default=4, ge=4, description="independent ensembles; R-hat compares them")
-    walkers: int = Field(default=40, ge=4, description="per ensemble; raised to twice the number of parameters")
-    burn: int = Field(default=200, ge=0, description="steps thrown away, at least")
-    min_steps: int = Field(default=600, ge=10, description="kept steps before the sampler may stop")
-    max_steps: int = Field(default=4000, ge=10, description="kept steps after which it gives up")
-    check_every: int = Field(default=200, ge=1, description="steps between looks at the diagnostics")
-    rhat: float = Field(default=1.01, gt=1, description="largest split R-hat over the ensembles")
-    taus: float = Field(default=10, gt=0, description="kept steps in autocorrelation times, at least")
 
 
 @dataclass(frozen=True)

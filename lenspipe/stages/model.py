@@ -12,7 +12,9 @@ from typing import Any
 from pydantic import Field
 
 from lenspipe import __version__
+from lenspipe.errors import CandidateError, Reason
 from lenspipe.infer.config import FitConfig
+from lenspipe.io.atomic import replacing
 from lenspipe.products import BUNDLE, CANDIDATES, MODEL
 from lenspipe.stage import Inputs, Outputs, Resources, Stage, for_each, seed_for
 from lenspipe.types import Cutout, Masks
@@ -58,8 +60,7 @@ def fit_to_folder(
 
     with torch.no_grad():
         result = fit(cutout, masks, config, seed, redshifts)
-    versions = {name: version(name) for name in ("numpy", "torch", "emcee", "lenstronomy")}
-    versions = {"lenspipe": __version__, "python": platform.python_version(), **versions}
+    versions = _versions()
     summary = summarise(result, cutout, masks.origin if masks else "none", seed, versions)
     log.info("%s: %s in %.1f s", cutout.id, summary["status"], result.seconds)
 
@@ -91,6 +92,30 @@ def fit_to_folder(
     if config.figures:
         _draw(folder, result, summary, cutout, masks, truth)
     return summary
+
+
+def failure_to_folder(name: str, error: CandidateError, out: Path) -> dict[str, Any]:
+    """``fit.json`` of a candidate that could not be fitted, in ``out/name/`` if the name is fit to be a folder's."""
+    unknown = dict.fromkeys(("median", "p16", "p84", "mean", "sigma")) | {"unit": "arcsec"}
+    summary = {
+        "id": name,
+        "status": "failed",
+        "reasons": [{"code": str(error.reason), "sentence": error.detail}],
+        "sampler_converged": False,
+        "parameters": {"theta_E": unknown},
+        "derived": {},
+        "versions": _versions(),
+    }
+    if error.reason is not Reason.ID_INVALID:
+        with replacing(out / name) as folder:
+            folder.mkdir()
+            (folder / "fit.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in ("numpy", "torch", "emcee", "lenstronomy")}
+    return {"lenspipe": __version__, "python": platform.python_version(), **libraries}
 
 
 def _draw(
