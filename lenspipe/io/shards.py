@@ -57,7 +57,9 @@ def write(path: Path, cutouts: Sequence[Cutout], extra: Extra | None = None, mas
             f.create_dataset("label", data=extra.label, chunks=(1, *extra.label.shape[1:]))
         for name, column in extra.table.items():
             kind = text if np.asarray(column).dtype.kind in "OUS" else None
-            dataset = f.create_dataset(f"table/{name}", data=column, dtype=kind)
+            # h5py has no conversion from numpy's fixed-length text.
+            data = column if kind is None else [str(value) for value in column]
+            dataset = f.create_dataset(f"table/{name}", data=data, dtype=kind)
             dataset.attrs["unit"] = extra.units.get(name, "")
         if masks:
             f["masks"] = np.stack([m.probability for m in masks])

@@ -18,7 +18,7 @@ class PooledIoU(MulticlassConfusionMatrix):
     def __init__(self) -> None:
         super().__init__(num_classes=len(CLASSES))
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
         """``iou_NAME`` of each class (NaN where absent) and ``macro_iou``."""
         counts = super().compute().double()
         hits = counts.diagonal()

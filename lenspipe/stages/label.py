@@ -37,7 +37,8 @@ def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
         result = f.create_dataset("label", (n, height, width), "u1", chunks=(1, height, width))
         for start in range(0, n, _CHUNK):
             rows = slice(start, start + _CHUNK)
-            classes = label(*(layers[name][rows] for name in LAYER_NAMES), layers["sky_rms"][rows], config.threshold)
+            source, lens, others = (layers[name][rows] for name in LAYER_NAMES)
+            classes = label(source, lens, others, layers["sky_rms"][rows], config.threshold)
             result[rows] = classes
             counts += np.bincount(classes.ravel(), minlength=len(CLASSES))
         f.attrs.update(schema=LABELS.schema, classes=list(CLASSES), threshold=config.threshold, lenspipe=__version__)

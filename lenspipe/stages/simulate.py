@@ -58,8 +58,8 @@ class SimulateConfig(Config):
     supersampling: int = Field(
         3, ge=1, description="subpixels on a pixel's side, odd; 1 is what a fit without supersampling models"
     )
-    survey: Survey = Survey()
-    population: Population = Population()
+    survey: Survey = Field(Survey(), description="pixels, seeing, depth")
+    population: Population = Field(Population(), description="what is on the sky")
 
     @field_validator("supersampling")
     @classmethod
@@ -98,7 +98,7 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     for start in range(0, n, _CHUNK):
         rows = slice(start, min(start + _CHUNK, n))
         seeds = [seed_for(seed, i) for i in ids[rows]]
-        parts.append(observe(seeds, is_lens[rows], config.population, config.survey, config.supersampling))
+        parts.append(observe(seeds, is_lens[rows].tolist(), config.population, config.survey, config.supersampling))
         log.info("simulated %d of %d", rows.stop, n)
     truth = _truth(parts)
     _write_fits(outputs[SIMULATIONS.name], ids, parts, truth, config, seed)

@@ -33,7 +33,7 @@ class TrainConfig(Config):
 
     name: str = Field("unet", description="of the weights; stands as origin with every mask they make")
     survey: str = Field("des", description="that the training data look like")
-    net: UNetConfig = UNetConfig()
+    net: UNetConfig = Field(UNetConfig(), description="the network")
     max_epochs: int = Field(30, ge=1, description="passes over the training set")
     max_minutes: float = Field(60.0, gt=0, description="minutes of training; the learning rate has fallen to 0 by then")
     batch_size: int = Field(32, ge=1, description="cutouts in a step")

@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ import lightning  # isort: skip
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint  # isort: skip
 
 log = logging.getLogger(__name__)
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 _WARM_UP = 0.08
 """Part of the training during which the learning rate rises."""
 
@@ -37,6 +38,9 @@ class Segmentation(lightning.LightningModule):
     max_epochs : passes over the training set, unless the time ends first.
     max_minutes : wall time. The learning rate falls to zero by then: each epoch plans how many more there is time for.
     """
+
+    progress: Tensor
+    seconds: Tensor
 
     def __init__(self, net: nn.Module, learning_rate: float, weight_decay: float, max_epochs: int, max_minutes: float):
         super().__init__()
@@ -69,7 +73,7 @@ class Segmentation(lightning.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         x = float(self.progress) + self._share * (batch_idx + 1) / self.trainer.num_training_batches
         rise, fall = x / _WARM_UP, 0.5 * (1 + math.cos(math.pi * (x - _WARM_UP) / (1 - _WARM_UP)))
-        for group in self.optimizers().param_groups:
+        for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.learning_rate * (rise if x < _WARM_UP else fall)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -161,7 +165,7 @@ def seed_everything(seed: int) -> None:
     lightning.seed_everything(seed % 2**32, verbose=False)
 
 
-def fit(module: Segmentation, data: CutoutData, folder: Path, precision: str) -> Trained:
+def fit(module: Segmentation, data: CutoutData, folder: Path, precision: Precision) -> Trained:
     """Train, keep the weights that validate best, and measure these once on the test set.
 
     Parameters
@@ -197,7 +201,7 @@ def fit(module: Segmentation, data: CutoutData, folder: Path, precision: str) ->
     return Trained(weights, history.rows, metrics, seconds / 60)
 
 
-def _precision() -> str:
+def _precision() -> Literal["32-true", "bf16-mixed"]:
     """bfloat16 where the hardware multiplies in it: on other processors it is slower than float32."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
