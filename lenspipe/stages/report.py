@@ -77,10 +77,13 @@ def _entry(row: Row, model: Path | None, folder: Path) -> Entry:
 
 def _draw(path: Path, picture: Path) -> None:
     """Observed, model and residual of ``model.fits`` side by side."""
-    from lenspipe.io.fits import read_model
+    from astropy.io import fits
+
     from lenspipe.view.thumbnail import triptych
 
-    triptych(picture, **read_model(path))
+    with fits.open(path) as hdus:
+        data, model, sigma, mask = (hdus[name].data for name in ("DATA", "MODEL", "SIGMA", "MASK"))
+        triptych(picture, image=data, model=model, sigma=sigma, valid=mask.astype(bool))
 
 
 def _left_out(intake: list[Row], failures: dict[str, dict[str, Row]]) -> list[tuple[str, str, str]]:

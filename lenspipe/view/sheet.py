@@ -99,7 +99,10 @@ def sheet_figure(
         artist = figures.draw_magnification(axes, magnification, box, critical_curves)
         style.colour_bar(axes, artist, "log₁₀ |magnification|", ticks=(-1, 0, 1, 2))
 
-    _table(figure.add_axes((0.56, 0.2, 0.405, 0.335)), fit, truth)
+    known = {name: value for name, value in (truth or {}).items() if name in fit["parameters"] and np.isfinite(value)}
+    _table(figure.add_axes((0.56, 0.235, 0.405, 0.3)), fit["parameters"], "parameter", known)
+    if fit["derived"]:
+        _table(figure.add_axes((0.38, 0.02, 0.3, 0.17)), fit["derived"], "derived", {})
     _footer(figure, fit)
     style.save(figure, path, dpi=130)
 
@@ -122,12 +125,8 @@ def contact_sheet(path: Path, pictures: Sequence[NDArray[Any]], captions: Sequen
 def _header(figure: Figure, fit: Mapping[str, Any], bands: Sequence[str], ra: float, dec: float) -> None:
     figure.text(0.025, 0.957, fit["id"], fontsize=18, weight="bold", color=style.INK, va="center")
     facts = [f"RA {ra:.5f}°   Dec {dec:+.5f}°" if np.isfinite(ra + dec) else "position unknown"]
-    radius = fit.get("parameters", {}).get("theta_E")
-    if radius:
-        median, minus, plus = text.rounded(
-            radius["median"], radius["median"] - radius["p16"], radius["p84"] - radius["median"]
-        )
-        facts.append(rf"$\theta_\mathrm{{E}} = {median}^{{+{plus}}}_{{-{minus}}}$ arcsec")
+    ((_, median, minus, plus, _),) = text.rows({"theta_E": fit["parameters"]["theta_E"]})
+    facts.append(rf"$\theta_\mathrm{{E}} = {median}^{{+{plus}}}_{{-{minus}}}$ arcsec")
     figure.text(0.025, 0.915, "      ".join(facts), fontsize=10.5, color=style.INK, va="center")
     figure.text(
         0.965,
@@ -169,55 +168,44 @@ def _nothing(axes: Axes, why: str) -> None:
     axes.text(0.5, 0.5, why, ha="center", va="center", color=style.MUTED, fontsize=9)
 
 
-def _table(axes: Axes, fit: Mapping[str, Any], truth: Mapping[str, float] | None) -> None:
-    """Parameters and derived quantities, as many rows as there are, the print as small as that needs."""
+def _table(axes: Axes, quantities: Mapping[str, Mapping[str, Any]], title: str, truth: Mapping[str, float]) -> None:
+    """As many rows as there are quantities, the print as small as that needs; the true values where some are known."""
     axes.set_axis_off()
-    groups = [("Parameter", text.rows(fit.get("parameters", {}))), ("Derived", text.rows(fit.get("derived", {})))]
-    groups = [(title, rows) for title, rows in groups if rows]
-    if not groups:
-        axes.text(0.5, 0.5, "no model", ha="center", va="center", color=style.MUTED, fontsize=9)
-        return
-    lines = sum(len(rows) + 1 for _, rows in groups) + 0.5 * (len(groups) - 1)
-    step = min(1 / lines, 0.07)
-    size = min(9.0, 150 * step)
-    columns = {"name": 0.02, "median": 0.52, "minus": 0.65, "plus": 0.78, "unit": 0.8, "truth": 1.0}
-    y = 1.0
-    for title, rows in groups:
-        header = {"name": title, "median": "median", "minus": "−68 %", "plus": "+68 %"}
-        if truth and title == "Parameter":
-            header["truth"] = "truth"
-        for key, heading in header.items():
-            side = "left" if key == "name" else "right"
-            axes.text(columns[key], y, heading, fontsize=size, color=style.MUTED, ha=side, va="center")
-        axes.plot([0.02, 1.0], [y - 0.52 * step] * 2, color=style.MASKED, lw=0.7)
-        for name, median, minus, plus, unit in rows:
-            y -= step
-            values = {"median": median.replace("-", "−"), "minus": minus, "plus": plus}
-            weight = "bold" if name == "theta_E" else "normal"
-            axes.text(columns["name"], y, name, fontsize=size, weight=weight, color=style.INK, va="center")
-            for key, value in values.items():
-                axes.text(
-                    columns[key], y, value, fontsize=size, weight=weight, color=style.INK, ha="right", va="center"
-                )
-            axes.text(columns["unit"], y, unit, fontsize=size, color=style.MUTED, va="center")
-            known = (truth or {}).get(name, float("nan"))
-            if np.isfinite(known):
-                shown = f"{known:.{len(median.partition('.')[2])}f}".replace("-", "−")
-                axes.text(columns["truth"], y, shown, fontsize=size, color="#0072b2", ha="right", va="center")
-        y -= 1.5 * step
-    axes.set(xlim=(0, 1), ylim=(0, 1.03))
+    rows = text.rows(quantities)
+    height = axes.get_position().height * 8.27 * 72  # points
+    step = min(1 / (len(rows) + 1), 12.5 / height)
+    size = 0.68 * step * height
+    columns = {"name": 0.0, "median": 0.54, "minus": 0.67, "plus": 0.8, "unit": 0.82, "truth": 1.0}
+    y = 1 - step / 2
+
+    def write(key: str, words: str, colour: str = style.INK, weight: str = "normal") -> None:
+        side = "left" if key in ("name", "unit") else "right"
+        axes.text(columns[key], y, words, fontsize=size, color=colour, weight=weight, ha=side, va="center")
+
+    heads = {"name": title, "median": "median", "minus": "−68 %", "plus": "+68 %"}
+    for key, head in ({**heads, "truth": "truth"} if truth else heads).items():
+        write(key, head, style.MUTED)
+    axes.plot([0, 1], [1 - step, 1 - step], color=style.MASKED, lw=0.7)
+    for name, median, minus, plus, unit in rows:
+        y -= step
+        weight = "bold" if name == "theta_E" else "normal"
+        write("name", name, weight=weight)
+        for key, value in (("median", median.replace("-", "−")), ("minus", minus), ("plus", plus)):
+            write(key, value, weight=weight)
+        write("unit", unit, style.MUTED)
+        known = truth.get(name, float("nan"))
+        if np.isfinite(known):
+            write("truth", f"{known:.{len(median.partition('.')[2])}f}".replace("-", "−"), "#0072b2")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
 def _footer(figure: Figure, fit: Mapping[str, Any]) -> None:
-    sentences = [reason["sentence"] for reason in fit["reasons"]]
-    verdict = text.VERDICTS[fit["status"]].capitalize() + "."
-    words = "\n".join([verdict, *(f"•  {line}" for s in sentences for line in textwrap.wrap(s, 92))][:6])
-    figure.text(0.025, 0.182, words, fontsize=8.5, color=style.INK, va="top", linespacing=1.45)
-    pairs = text.sampler_lines(fit)
-    for x, column in ((0.567, pairs[:5]), (0.775, pairs[5:])):
-        for line, (name, value) in enumerate(column):
-            y = 0.17 - 0.019 * line
-            figure.text(x, y, name, fontsize=7.5, color=style.MUTED, va="baseline")
-            figure.text(x + 0.19, y, value, fontsize=7.5, color=style.INK, ha="right", va="baseline")
-    version = fit.get("versions", {}).get("lenspipe", "")
-    figure.text(0.965, 0.018, f"lenspipe {version}", fontsize=7, color=style.MUTED, ha="right")
+    words = [text.VERDICTS[fit["status"]].capitalize() + "."]
+    for reason in fit["reasons"]:
+        words += textwrap.wrap(reason["sentence"], 58, initial_indent="•  ", subsequent_indent="    ")
+    figure.text(0.025, 0.187, "\n".join(words[:10]), fontsize=8.5, color=style.INK, va="top", linespacing=1.45)
+    pairs = [*text.sampler_lines(fit), ("lenspipe", fit["versions"]["lenspipe"])]
+    for line, (name, value) in enumerate(pairs):
+        y = 0.178 - 0.0158 * line
+        figure.text(0.745, y, name, fontsize=7.2, color=style.MUTED, va="baseline")
+        figure.text(0.965, y, value, fontsize=7.2, color=style.INK, ha="right", va="baseline")

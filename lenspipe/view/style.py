@@ -79,9 +79,7 @@ def extent(shape: Sequence[int], pixel_scale: float) -> Box:
 
 def colour_map(name: str) -> Colormap:
     """A copy of a colour map that leaves masked pixels empty, so that the hatching below shows."""
-    cmap = colormaps[name].copy()
-    cmap.set_bad(alpha=0)
-    return cmap
+    return colormaps[name].with_extremes(bad=(0, 0, 0, 0))
 
 
 def show(axes: Axes, values: NDArray[Any], valid: NDArray[np.bool_] | None, box: Box, **options: Any) -> Any:
@@ -153,6 +151,8 @@ def curves(axes: Axes, lines: Sequence[NDArray[np.float64]], colour: str, width:
 
 def asinh_norm(image: NDArray[Any], sigma: NDArray[Any], valid: NDArray[np.bool_]) -> AsinhNorm:
     """The stretch of one band, for its image and its model alike: linear below 2 sigma, asinh above."""
+    if not valid.any():
+        return AsinhNorm(linear_width=1, vmin=-1, vmax=5)
     values, noise = image[valid], float(np.median(sigma[valid]))
     low, high = np.percentile(values, (1, 99.9))
     return AsinhNorm(linear_width=2 * noise, vmin=min(low, -noise), vmax=max(high, low + 5 * noise))

@@ -31,7 +31,8 @@ def rows(quantities: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, st
     table = []
     for name, q in quantities.items():
         median = q["median"]
-        table.append((name, *rounded(median, median - q["p16"], q["p84"] - median), q.get("unit", "")))
+        known = ("unknown", "", "") if median is None else rounded(median, median - q["p16"], q["p84"] - median)
+        table.append((name, *known, q["unit"]))
     return table
 
 

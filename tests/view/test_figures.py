@@ -39,7 +39,7 @@ def test_model_figure_shows_a_bad_model_in_the_residual(scene: dict[str, Any], t
 
 @pytest.mark.parametrize("bands", ["r", "gi", "gri", "VYJH"])
 def test_any_number_of_bands_and_nothing_optional(bands: str, tmp_path: Path) -> None:
-    scene = example.scene(bands, size=31)
+    scene = example.scene(bands)
     for name in ("magnification", "critical_curves", "caustics", "source_plane", "source_extent"):
         del scene[name]
     figures.model_figure(tmp_path / "model.png", title=bands, **scene)
