@@ -98,7 +98,9 @@ def _line(entry: Entry) -> dict[str, Any]:
     theta, low, high = (_number(row, name) for name in ("theta_E", "theta_E_p16", "theta_E_p84"))
     if theta is not None and low is not None and high is not None:
         median, minus, plus = rounded(theta, theta - low, high - theta)
-        numbers: list[tuple[str, float | None]] = [(f"{median} −{minus} +{plus}", theta)]
+        numbers: list[tuple[str, float | None]] = [
+            (f"{median} ± {plus}" if minus == plus else f"{median} −{minus} +{plus}", theta)
+        ]
     else:
         numbers = [("", None)]
     forms = {"true_theta_E": "{:.3f}", "q": "{:.2f}", "magnification": "{:.1f}", "reduced_chi2": "{:.2f}"}
