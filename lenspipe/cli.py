@@ -110,7 +110,7 @@ def run_workflow(
         ledger = Ledger(out)
         for notice in ledger.notices:
             progress.say(notice)
-        ledger.begin(flow.name, [(item.corridor, item.stage.name) for item in flow.instances])
+        ledger.begin(flow.name, [(item.corridor, item.stage.name) for item in graph.order])
         driver = Driver(graph, out, capacity, ledger, progress, retry_failed)
         code = driver.run(open_backend)
     for mistake in driver.mistakes:
@@ -136,6 +136,9 @@ def status(
         print(notice, file=sys.stderr)
     print(f"held by {describe(found['holder'])}" if found["holder"] else "not running")
     for name, counts in found["stages"].items():
+        if counts is None:
+            print(f"{name}: units not known yet")
+            continue
         parts = [f"{counts[what]} {what}" for what in ("ok", "failed", "running", "waiting") if counts[what]]
         print(f"{name}: {counts['units']} units: {', '.join(parts) or 'nothing to do'}")
     for item in found["quarantined"]:

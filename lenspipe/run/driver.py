@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -191,7 +191,7 @@ class Driver:
             if node.died[key] < TRIES:
                 node.singles.append(key)
                 continue
-            single = self._task(node, (key,), task.cpus)
+            single = replace(self._task(node, (key,), task.cpus), attempt=task.attempt)
             receipt = write_receipt(
                 self.root,
                 single,

@@ -237,7 +237,7 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
 def _log_to(path: Path) -> Iterator[None]:
     """Everything that is logged or printed meanwhile goes to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
+    with path.open("a", encoding="utf-8", buffering=1) as stream:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         top = logging.getLogger()

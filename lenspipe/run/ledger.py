@@ -21,6 +21,7 @@ class Ledger:
     Attributes
     ----------
     entries : unit -> its latest receipt, in short.
+    stages : (corridor, stage) of the workflow as last run, in its order.
     planned : (corridor, stage) -> keys it has in the workflow as last run.
     started : units begun and not ended since the last run began -> the event.
     notices : sentences about lines that could not be read.
@@ -30,6 +31,7 @@ class Ledger:
         self.root = root
         self.path = root / LEDGER
         self.entries: dict[Unit, dict[str, Any]] = {}
+        self.stages: list[tuple[str, str]] = []
         self.planned: dict[tuple[str, str], list[str]] = {}
         self.started: dict[Unit, dict[str, Any]] = {}
         self.notices: list[str] = []
@@ -76,8 +78,7 @@ class Ledger:
                 self.planned[where] = line["keys"]
             case "run":
                 self.started.clear()
-                keep = {(corridor, stage) for corridor, stage in line["stages"]}
-                self.planned = {at: keys for at, keys in self.planned.items() if at in keep}
+                self.stages = [(corridor, stage) for corridor, stage in line["stages"]]
 
     def _read(self) -> None:
         if not self.path.exists():

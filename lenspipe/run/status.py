@@ -14,6 +14,7 @@ from lenspipe.run.lock import holder, is_stale
 def status(root: Path) -> dict[str, Any]:
     """``holder`` (or None), ``stages``: name -> ``units ok failed running waiting``, ``quarantined``, ``notices``.
 
+    A stage is None while its units are not known yet, since its index is not made.
     ``quarantined`` lists ``stage, key, reason, detail``, those a stage gave up itself among them.
     """
     if not (root / STATE).is_dir():
@@ -21,9 +22,14 @@ def status(root: Path) -> dict[str, Any]:
     ledger = Ledger(root)
     who = holder(root)
     alive = who is not None and not is_stale(who)
-    stages, quarantined = {}, []
-    for (corridor, stage), keys in ledger.planned.items():
+    stages: dict[str, dict[str, int] | None] = {}
+    quarantined = []
+    for corridor, stage in ledger.stages or ledger.planned:
         name = f"{corridor}.{stage}" if corridor else stage
+        keys = ledger.planned.get((corridor, stage))
+        if keys is None:
+            stages[name] = None
+            continue
         counts = dict.fromkeys(("ok", "failed", "running", "waiting"), 0)
         for key in keys:
             unit = (corridor, stage, key)

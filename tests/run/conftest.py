@@ -31,9 +31,9 @@ def flow(folder: Path, stages: dict[str, Any] | None = None, sets: tuple[str, ..
 
 def drive(root: Path, what: Workflow, **options: Any) -> tuple[Driver, int]:
     """One run in process: the driver as it ended, and the exit code."""
-    ledger = Ledger(root)
-    ledger.begin(what.name, [(item.corridor, item.stage.name) for item in what.instances])
-    driver = Driver(build(what.instances), root, Capacity(2), ledger, Lines(), **options)
+    ledger, graph = Ledger(root), build(what.instances)
+    ledger.begin(what.name, [(item.corridor, item.stage.name) for item in graph.order])
+    driver = Driver(graph, root, Capacity(2), ledger, Lines(), **options)
     return driver, driver.run(lambda: open_inline(root, toys.get))
 
 

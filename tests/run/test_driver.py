@@ -198,8 +198,8 @@ def test_dry_run_says_why_and_does_nothing(again, tmp_path, state):
         again()
     if state == "config changed":
         sets = ["work.offset=5"]
-    before = sorted(tmp_path.rglob("*"))
     what = flow(tmp_path, sets=tuple(sets))
+    before = sorted(tmp_path.rglob("*"))
     root = tmp_path / "run"
     driver = Driver(build(what.instances), root, Capacity(2), Ledger(root), Lines(), dry_run=True)
     driver.survey()

@@ -56,7 +56,7 @@ def work(config: WorkConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
         raise LenspipeError("the pixel scale is not given.")
 
     def one(key: str) -> None:
-        print(f"working on {key}")
+        print(f"working on {key} in {os.getpid()}")
         if key in config.slow:
             time.sleep(config.seconds)
         mark = Path(config.kill_once) / key

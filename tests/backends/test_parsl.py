@@ -1,0 +1,142 @@
+"""Real Parsl, real crashes: killed children, workers and drivers. Each test is one driver process or two."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.run.conftest import flow
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Start a driver of the toy workflow; whatever is left of it in the end is ended."""
+    flow(tmp_path)
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LENSPIPE_TEST_MARK": mark}
+
+    def start(*sets, per_task=1, factor=1.0):
+        places = [str(tmp_path / "flow.yaml"), str(tmp_path / "run"), str(per_task), str(factor)]
+        argv = [sys.executable, "-m", "tests.backends.drive", *places, *sets]
+        with (tmp_path / "said.txt").open("a") as said:
+            return subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=said, stderr=said)
+
+    start.root = tmp_path / "run"
+    start.left = lambda: _processes(f"LENSPIPE_TEST_MARK={mark}".encode())
+    start.said = lambda: (tmp_path / "said.txt").read_text()
+    yield start
+    for pid in start.left():
+        os.kill(pid, signal.SIGKILL)
+
+
+def _processes(mark):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def until(look, seconds=60.0):
+    """What `look` returns as soon as it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"waited in vain for {look}")
+
+
+def started(root, key, attempt=1):
+    """Process that works on `key`, as soon as its log says so."""
+
+    def look():
+        for log in (root / ".lenspipe/logs/search/work").glob(f"*.{attempt}.log"):
+            for line in log.read_text().split("\n"):
+                if line.startswith(f"working on {key} in "):
+                    return int(line.split()[-1])
+        return None
+
+    return until(look)
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def ended(root):
+    """(stage, key) -> receipts in the ledger, in order."""
+    found = {}
+    for line in (root / ".lenspipe/ledger.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "unit":
+            found.setdefault((event["stage"], event["key"]), []).append(event)
+    return found
+
+
+def test_poison_is_quarantined_and_the_others_finish(run):
+    assert run("work.kill=['003']", "work.slow=['008']", "work.seconds=30", per_task=4, factor=0.04).wait(60) == 3
+    units = ended(run.root)
+    assert all(len(receipts) == 1 for receipts in units.values())
+    reasons = {key: units["work", key][0]["reason"] for key in (f"{i:03d}" for i in range(9))}
+    assert {key: reason for key, reason in reasons.items() if reason} == {"003": "task_crashed", "008": "time_limit"}
+    assert "signal SIGKILL" in units["work", "003"][0]["detail"]
+    assert units["work", "003"][0]["attempt"] == 2
+    figures = json.loads((run.root / "search/figures.json").read_text())
+    assert len(figures["rows"]) == 7
+    assert set(figures["failures"]["work"]) == {"003", "008"}
+    assert until(lambda: not run.left())
+
+
+def test_killed_child_and_killed_worker_run_that_unit_again_and_nothing_else(run):
+    driver = run("make.n=2", "work.slow=['000', '001']", "work.seconds=3")
+    os.kill(started(run.root, "000"), signal.SIGKILL)
+    os.kill(parent_of(started(run.root, "001")), signal.SIGKILL)
+    assert driver.wait(60) == 0
+    units = ended(run.root)
+    assert {unit: len(receipts) for unit, receipts in units.items()} == {
+        ("make", ""): 1,
+        ("work", "000"): 1,
+        ("work", "001"): 1,
+        ("gather", ""): 1,
+    }
+    assert units["work", "000"][0]["attempt"] == 2
+    said = (run.root / ".lenspipe/logs/search/work/001.1.log").read_text()
+    assert said.count("working on 001") == 2
+
+
+def test_killed_driver_leaves_nothing_running_and_the_next_run_resumes(run):
+    driver = run("make.n=2", "work.slow=['001']", "work.seconds=3")
+    started(run.root, "001")
+    until(lambda: ("work", "000") in ended(run.root))
+    driver.kill()
+    driver.wait()
+    until(lambda: not run.left(), 15)
+    assert run("make.n=2", "work.slow=['001']", "work.seconds=3").wait(60) == 0
+    assert "taking over from process" in run.said()
+    assert {unit: len(receipts) for unit, receipts in ended(run.root).items()} == {
+        ("make", ""): 1,
+        ("work", "000"): 1,
+        ("work", "001"): 1,
+        ("gather", ""): 1,
+    }
+
+
+def test_terminated_driver_cleans_up(run):
+    driver = run("make.n=2", "work.slow=['001']", "work.seconds=30")
+    started(run.root, "001")
+    driver.terminate()
+    assert driver.wait(30) == 143
+    assert not (run.root / ".lenspipe/lock").exists()
+    until(lambda: not run.left(), 15)
