@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-NEEDS  := setup.cfg pyproject.toml constraints.txt
+KERNEL := $(wildcard lenspipe/lensing/kernel/*.cpp lenspipe/lensing/kernel/*.h)
+NEEDS  := setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 DEMO   := runs/demo
 
 .PHONY: demo test lint clean
@@ -13,8 +14,7 @@ DEMO   := runs/demo
 demo: $(VENV)/.installed
 	@$(BIN)/lenspipe run workflows/demo.yaml --out $(DEMO); code=$$?; \
 	if [ -f $(DEMO)/search/report/index.html ]; then \
-	    echo; echo "Figures: $(CURDIR)/$(DEMO)/figures.json"; \
-	    echo "Report:  file://$(CURDIR)/$(DEMO)/search/report/index.html"; \
+	    echo; echo "Report: file://$(CURDIR)/$(DEMO)/search/report/index.html"; \
 	fi; exit $$code
 
 test: $(VENV)/.installed-test
