@@ -1,4 +1,4 @@
-"""The compiled likelihood kernel, optional: without a C++ compiler lenspipe runs on torch alone. The rest: setup.cfg."""
+"""The compiled likelihood kernel; without a C++ compiler lenspipe runs on torch alone. All else is in setup.cfg."""
 
 from pathlib import Path
 

@@ -6,6 +6,7 @@ Legend: K parameter vectors, P parameters, B bands, L light components (+ 1 sky)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenspipe.infer import linear
+from lenspipe.lensing import kernel
 from lenspipe.lensing.grid import axes, bin_mean
 from lenspipe.lensing.psf import Blur, GaussianBlur, KernelBlur
 from lenspipe.lensing.scene import Scene
@@ -21,6 +23,7 @@ NEGATIVE_FLUX = -1e8
 """Added to logL for each band with a negative amplitude, as lenstronomy does."""
 IMPOSSIBLE = -1e18
 """logL of a vector for which nothing finite can be computed."""
+Engine = Literal["auto", "kernel", "torch"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ class Likelihood:
     dtype : of the pixel arithmetic; chi-square and the solve are accumulated in float64 either way.
     supersampling : subpixels per pixel and axis at which profiles are evaluated before the mean over the pixel.
     marginalise : subtract ln det(M) / 2, which turns the maximum over flat amplitudes into their integral.
-    chunk : vectors evaluated at a time; small keeps the work in the cache.
+    chunk : vectors that torch evaluates at a time; small keeps the work in the cache.
+    engine : ``kernel`` compiled for the CPU, ``torch``, or ``auto``: the kernel where it can. Afterwards
+        `Likelihood.engine` says which. Vectors that require a gradient go through torch in any case.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Likelihood:
         supersampling: int = 1,
         marginalise: bool = False,
         chunk: int = 16,
+        engine: Engine = "auto",
     ):
         self.data, self.scene = data, scene
         self.dtype, self.device = dtype, device
@@ -107,6 +113,10 @@ class Likelihood:
         # lenstronomy's UNIFORM is blurred like any light, so with a pixel kernel a sky fades at the very edge.
         self.sky = self.blur(torch.ones(1, 1, *shape, dtype=dtype, device=device)) if scene.sky else None
         self.pixel_area = data.pixel_scale**2
+        self.kernel = None if engine == "torch" else self._kernel()
+        if engine == "kernel" and self.kernel is None:
+            raise ValueError("the compiled kernel is not built, or does not cover this scene, PSF or device")
+        self.engine: Engine = "kernel" if self.kernel else "torch"
 
     @property
     def n_data(self) -> int:
@@ -125,9 +135,12 @@ class Likelihood:
 
     def parts(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """log L without penalty, and the number of bands with a negative amplitude: (K,) float64 each."""
-        pieces = [self._parts(v) for v in vectors.to(self.device, self.dtype).split(self.chunk)]
-        value = torch.cat([p[0] for p in pieces])
-        negative = torch.cat([p[1] for p in pieces])
+        if self.kernel is not None and not vectors.requires_grad:
+            value, negative = map(torch.from_numpy, self.kernel.log_likelihood(vectors.cpu().numpy()))
+        else:
+            pieces = [self._parts(v) for v in vectors.to(self.device, self.dtype).split(self.chunk)]
+            value = torch.cat([p[0] for p in pieces])
+            negative = torch.cat([p[1] for p in pieces])
         return torch.nan_to_num(value, nan=IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE), negative
 
     def solve(self, vectors: Tensor, non_negative: bool = False) -> Solution:
@@ -135,7 +148,6 @@ class Likelihood:
         layers = self.response(vectors.to(self.device, self.dtype))
         flat = layers.flatten(-2)
         weighted = flat * self.weight.flatten(-2)
-        K, L, B, D = flat.shape
         normal = torch.einsum("klbd,kmbd->kblm", weighted, flat)
         right = torch.einsum("klbd,bd->kbl", flat, self.weighted.flatten(-2))
         if non_negative:
@@ -143,7 +155,7 @@ class Likelihood:
         else:
             amplitudes = linear.solve(normal, right)
         model = torch.einsum("kbl,klbd->kbd", amplitudes.to(self.dtype), flat)
-        return Solution(layers, amplitudes, model.view(K, B, *self.data.shape), normal)
+        return Solution(layers, amplitudes, model.unflatten(-1, self.data.shape), normal)
 
     def response(self, vectors: Tensor) -> Tensor:
         """(K, L, B, H, W): each component's blurred image at unit amplitude."""
@@ -161,6 +173,9 @@ class Likelihood:
 
     def residuals(self, vectors: Tensor, non_negative: bool = True) -> Tensor:
         """(K, D) normalised residuals of the used pixels: half their squares' sum is -log L. For least squares."""
+        if self.kernel is not None and not vectors.requires_grad:
+            found = torch.from_numpy(self.kernel.residuals(vectors.cpu().numpy(), non_negative))
+            return torch.nan_to_num(found, nan=1e6, posinf=1e6, neginf=-1e6)
         keep = self.mask.flatten() > 0
         rows = []
         for part in vectors.to(self.device, self.dtype).split(self.chunk):
@@ -178,6 +193,31 @@ class Likelihood:
             value = value - 0.5 * linear.log_determinant(found.normal)
         negative = (found.amplitudes[..., : self.n_positive] < 0).any(-1).sum(-1)
         return value, negative.double()
+
+    def _kernel(self) -> kernel.Kernel | None:
+        plain = torch.device(self.device).type == "cpu" and self.dtype in (torch.float32, torch.float64)
+        if not (plain and kernel.supports(self.scene, self.blur) and kernel.available()):
+            return None
+
+        def array(tensor: Tensor) -> NDArray[np.float64]:
+            return tensor.double().numpy()
+
+        return kernel.Kernel(
+            self.scene,
+            self.blur,
+            x=array(self.x.flatten()),
+            y=array(self.y.flatten()),
+            image=array(self.image),
+            weight=array(self.weight),
+            weighted=array(self.weighted),
+            mask=array(self.mask),
+            floor=array(self.floor.flatten()) if self.poisson else None,
+            per_flux=array(self.per_flux.flatten()) if self.poisson else None,
+            sky=None if self.sky is None else array(self.sky[0, 0]),
+            dtype=np.dtype(np.float32 if self.dtype == torch.float32 else np.float64),
+            supersampling=self.supersampling,
+            marginalise=self.marginalise,
+        )
 
     def _variance(self, image: NDArray[np.float64]) -> NDArray[np.float64]:
         """(B,H,W) variance estimated from the data, for the linear solve."""

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lenspipe.infer.likelihood import Imaging, Likelihood
+from lenspipe.infer.likelihood import IMPOSSIBLE, Imaging, Likelihood
 from lenspipe.infer.reference import Lenstronomy
+from lenspipe.lensing import kernel
 from lenspipe.lensing.psf import gaussian_kernel
 from lenspipe.lensing.scene import Scene, build
 
@@ -60,8 +61,15 @@ CASES = [
 ]
 
 
+@pytest.fixture(params=["torch", "kernel"])
+def engine(request) -> str:
+    if request.param == "kernel" and not kernel.available():
+        pytest.skip("the compiled kernel was not built")
+    return request.param
+
+
 @pytest.mark.parametrize(("bands", "shape", "psf", "noise", "masked", "sky"), CASES)
-def test_log_likelihood_is_lenstronomys(bands, shape, psf, noise, masked, sky):
+def test_log_likelihood_is_lenstronomys(bands, shape, psf, noise, masked, sky, engine):
     data = mock(bands, shape, psf, noise, masked)
     scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"], sky=sky)
     lower, upper = bounds(scene)
@@ -69,7 +77,7 @@ def test_log_likelihood_is_lenstronomys(bands, shape, psf, noise, masked, sky):
     vectors = np.random.default_rng(3).uniform(lower, upper, size=(count, len(lower)))
     reference = Lenstronomy(data, scene)
     expected = np.array([reference.log_likelihood(v) for v in vectors])
-    value, negative = Likelihood(data, scene).parts(torch.as_tensor(vectors))
+    value, negative = Likelihood(data, scene, engine=engine).parts(torch.as_tensor(vectors))
     bands_penalised = np.round(-expected / 1e8).clip(0)
     assert 0 < (bands_penalised > 0).mean() < 1, "the draw must hold both kinds"
     np.testing.assert_array_equal(negative.numpy(), bands_penalised)
@@ -82,14 +90,14 @@ def test_log_likelihood_is_lenstronomys(bands, shape, psf, noise, masked, sky):
 
 
 @pytest.mark.parametrize(("source", "light"), [(2, 1), (1, 2), (2, 2)])
-def test_several_components(source, light):
+def test_several_components(source, light, engine):
     data = mock(2, (45, 45), "gaussian", "poisson", True)
     scene = build(["SIE", "SHEAR", "SIE"], ["SERSIC_ELLIPSE"] * source, ["SERSIC_ELLIPSE"] * light, sky=True)
     lower, upper = bounds(scene)
     vectors = np.random.default_rng(4).uniform(lower, upper, size=(60, len(lower)))
     reference = Lenstronomy(data, scene)
     expected = np.array([reference.log_likelihood(v) for v in vectors])
-    value, negative = Likelihood(data, scene).parts(torch.as_tensor(vectors))
+    value, negative = Likelihood(data, scene, engine=engine).parts(torch.as_tensor(vectors))
     np.testing.assert_array_equal(negative.numpy(), np.round(-expected / 1e8).clip(0))
     free = negative.numpy() == 0
     assert free.any()
@@ -97,23 +105,28 @@ def test_several_components(source, light):
     np.testing.assert_allclose(value.numpy()[free], expected[free], rtol=1e-9)
 
 
-def test_float32_and_tiny_fluxes():
+def test_float32_and_tiny_fluxes(engine):
     scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
     lower, upper = bounds(scene)
     middle, width = (lower + upper) / 2 + 0.03, upper - lower
     vectors = middle + 0.05 * width * np.random.default_rng(5).uniform(-1, 1, size=(50, len(lower)))
-    exact, _ = Likelihood(mock(3, (45, 45), "gaussian", "poisson", True), scene).parts(torch.as_tensor(vectors))
+    data = mock(3, (45, 45), "gaussian", "poisson", True)
+    exact, _ = Likelihood(data, scene, engine=engine).parts(torch.as_tensor(vectors))
     for flux in (1.0, 1e-12, 1e5):
         data = mock(3, (45, 45), "gaussian", "poisson", True, flux)
-        single, _ = Likelihood(data, scene, dtype=torch.float32).parts(torch.as_tensor(vectors))
+        single, _ = Likelihood(data, scene, dtype=torch.float32, engine=engine).parts(torch.as_tensor(vectors))
         # Of logL: so far from a fit the pixels carry a chi-square of 1e5.
         np.testing.assert_allclose(single.numpy(), exact.numpy(), rtol=1e-5)
 
 
-def test_nothing_but_numbers_leaves():
+def test_nothing_but_numbers_leaves(engine):
     data = mock(1, (45, 45), "gaussian", "map", False)
     scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
     vectors = torch.full((3, len(scene.names)), float("nan"), dtype=torch.float64)
     vectors[1] = 0.0
     vectors[2] = 1e300
-    assert torch.isfinite(Likelihood(data, scene)(vectors)).all()
+    for dtype in (torch.float64, torch.float32):
+        likelihood = Likelihood(data, scene, dtype=dtype, engine=engine)
+        assert torch.isfinite(likelihood(vectors)).all()
+        assert likelihood.parts(vectors)[0][0] == IMPOSSIBLE
+        assert torch.isfinite(likelihood.residuals(vectors)).all()

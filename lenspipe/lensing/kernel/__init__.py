@@ -64,7 +64,8 @@ def supports(scene: Scene, blur: Blur) -> bool:
     known = {c.profile for c in scene.lens} <= _PROFILES.keys() and profiles <= {"SERSIC_ELLIPSE"}
     layers = len(scene.amplitudes)
     size = (1, 1) if isinstance(blur, GaussianBlur) else blur.kernels.shape[1:]
-    return known and 0 < layers - scene.sky and layers <= MAX_LAYERS and all(n % 2 and n <= MAX_KERNEL for n in size)
+    fits = scene.sky < layers <= MAX_LAYERS and all(n % 2 and n <= MAX_KERNEL for n in size)
+    return known and fits
 
 
 class Kernel:
