@@ -12,12 +12,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Product:
-    """A kind of file (or, where `directory`, of folder) that stages make and read."""
+    """A kind of file (or, where `directory`, of folder) that stages make and read.
+
+    A `shared` one may be read in another corridor than the one that made it: a network's weights are.
+    """
 
     name: str
     path: str
     schema: int = 1
     directory: bool = False
+    shared: bool = False
 
     @property
     def keyed(self) -> bool:
@@ -36,7 +40,7 @@ SHARDS = Product("shards", "shards.ecsv")
 SHARD = Product("shard", "shards/{key}.h5")
 INTAKE = Product("intake", "intake.ecsv")
 """One row per input object: id, file, row, shard, status ``ok | failed``, reason, detail, notes."""
-WEIGHTS = Product("weights", "weights", directory=True)
+WEIGHTS = Product("weights", "weights", directory=True, shared=True)
 """``model.safetensors``, ``card.json``, ``MODEL_CARD.md``, ``metrics.csv``, ``curves.png``."""
 MASKS = Product("masks", "masks/{key}.h5")
 CANDIDATES = Product("candidates", "candidates.ecsv")

@@ -76,9 +76,9 @@ def _makers(instance: Instance, made: dict[str, dict[str, Instance]]) -> dict[st
         makers = made.get(product.name, {})
         if instance.corridor in makers:
             found[product.name] = makers[instance.corridor]
-        elif len(makers) == 1:
+        elif product.shared and len(makers) == 1:
             found[product.name] = next(iter(makers.values()))
-        elif makers:
+        elif product.shared and makers:
             names = " and ".join(maker.name for maker in makers.values())
             raise LenspipeError(f"{instance.name} needs {product.name}, which {names} make in other corridors.")
         elif product not in instance.stage.optional:

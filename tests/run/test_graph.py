@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lenspipe.errors import LenspipeError
-from lenspipe.products import FIGURES, LABELS, SHARD, SHARDS
+from lenspipe.products import FIGURES, LABELS, SHARD, SHARDS, WEIGHTS
 from lenspipe.run.graph import build
 from lenspipe.run.workflow import Instance
 from lenspipe.stage import Stage
@@ -48,10 +48,12 @@ def test_refusals():
     reader = stage("reader", (LABELS,), (FIGURES,))
     writer = stage("writer", (FIGURES,), (LABELS,))
     one = stage("one", (), (LABELS,))
+    user, net = stage("user", (WEIGHTS,), (FIGURES,)), stage("net", (), (WEIGHTS,))
     cases = [
         ((reader,), {}, "search.reader needs labels, which no stage of the workflow makes."),
         ((one, replace(one, name="two")), {}, "search.one and search.two both make labels."),
-        ((reader,), {"a": one, "b": one}, "search.reader needs labels, which a.one and b.one make in other corridors."),
+        ((reader,), {"a": one}, "search.reader needs labels, which no stage of the workflow makes."),
+        ((user,), {"a": net, "b": net}, "search.user needs weights, which a.net and b.net make in other corridors."),
         ((stage("each", (SHARDS,), (LABELS,), over=SHARDS),), {}, "search.each runs once per key"),
     ]
     for stages, others, words in cases:
