@@ -6,6 +6,7 @@ No part of it has learned anything: it serves surveys for which there are no wei
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from lenspipe.types import CLASSES, Cutout
 
 _SKY_SIGMA = 2.0
 """S/N, after smoothing, above which a pixel belongs to an object."""
-_ARC_SIGMA = 3.0
+_ARC_SIGMA = 2.5
 """S/N, after smoothing, by which an arc stands out of the galaxy."""
 _ARC_RADII = (0.3, 4.0)
 """arcsec from the galaxy in which residuals may be arcs."""
@@ -83,7 +84,7 @@ def _stack(cutout: Cutout) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     The sky is the median of the outermost tenth, band by band; unknown pixels take the median of their surroundings.
     """
     weight = np.where(cutout.valid, 1 / np.square(cutout.sigma, dtype=np.float64), 0)
-    total, valid = weight.sum(0), cutout.valid.any(0)
+    total, valid = weight.sum(0), np.asarray(cutout.valid.any(0))
     image = np.where(cutout.valid, cutout.image, 0).astype(np.float64)
     for plane, used in zip(image, cutout.valid):
         frame = _frame(plane)[_frame(used)]
@@ -94,7 +95,7 @@ def _stack(cutout: Cutout) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     return snr, valid
 
 
-def _frame(image: NDArray[np.generic]) -> NDArray[np.generic]:
+def _frame(image: NDArray[Any]) -> NDArray[Any]:
     """The pixels of the outermost tenth."""
     edge = max(1, min(image.shape) // 10)
     inside = np.zeros(image.shape, dtype=bool)
@@ -102,7 +103,7 @@ def _frame(image: NDArray[np.generic]) -> NDArray[np.generic]:
     return image[~inside]
 
 
-def _lower_scatter(values: NDArray[np.generic]) -> float:
+def _lower_scatter(values: NDArray[np.float64]) -> float:
     """Sigma of the noise from what lies below the median: objects lie above."""
     return float(np.median(values) - np.percentile(values, 15.87))
 
@@ -180,7 +181,7 @@ def _galaxy(
     return smooth + _core(residual, elliptical(start, np.ones_like(use)).reshape(snr.shape), inner)
 
 
-def _quarter_power(radius: NDArray[np.generic], size: float) -> NDArray[np.float64]:
+def _quarter_power(radius: NDArray[Any], size: float) -> NDArray[np.float64]:
     """(radius / size)^(1/4), softened by half a pixel: there the profile is that of the PSF."""
     return np.asarray(((np.square(radius, dtype=np.float64) + 0.25) / size**2) ** 0.125)
 

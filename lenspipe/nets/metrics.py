@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 
+from lenspipe.nets import compat  # noqa: F401  (before torchmetrics)
 from lenspipe.types import CLASSES
+
+from torchmetrics.classification import MulticlassConfusionMatrix  # isort: skip
 
 
 class PooledIoU(MulticlassConfusionMatrix):

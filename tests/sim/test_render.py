@@ -1,0 +1,94 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from lenstronomy.LensModel.lens_model import LensModel
+from lenstronomy.LightModel.light_model import LightModel
+from scipy.ndimage import gaussian_filter
+
+from lenspipe.sim import render
+from lenspipe.sim.population import Light, Scene
+from lenspipe.sim.survey import Survey
+
+SURVEY = Survey()
+FWHM = np.array([[1.25, 0.9, 0.8]])
+MASS = {
+    "theta_E": 1.6,
+    "e1": 0.1,
+    "e2": -0.05,
+    "center_x": 0.05,
+    "center_y": -0.02,
+    "gamma1": 0.03,
+    "gamma2": -0.02,
+}
+SOURCE = Light(
+    layer="source",
+    magnitude=np.array([22.0, 22.1, 22.3]),
+    x=0.2,
+    y=0.1,
+    radius=0.4,
+    n_sersic=1.2,
+    e1=0.1,
+    e2=0.2,
+    lensed=True,
+)
+
+
+def test_equals_lenstronomy_at_one_subpixel():
+    scene = Scene("lens", (SOURCE,), MASS)
+    ours = render.layers([scene], FWHM, SURVEY, 1)[0, 0]
+    n, scale = SURVEY.n_pixels, SURVEY.pixel_scale
+    axis = (np.arange(n) - (n - 1) / 2) * scale
+    x, y = (grid.ravel() for grid in np.meshgrid(axis, axis))
+    lens = LensModel(["SIE", "SHEAR"])
+    sie = {name: MASS[name] for name in ("theta_E", "e1", "e2", "center_x", "center_y")}
+    beta = lens.ray_shooting(x, y, [sie, {"gamma1": MASS["gamma1"], "gamma2": MASS["gamma2"]}])
+    light = LightModel(["SERSIC_ELLIPSE"])
+    shape = {
+        "amp": 1.0,
+        "R_sersic": SOURCE.radius,
+        "n_sersic": SOURCE.n_sersic,
+        "e1": SOURCE.e1,
+        "e2": SOURCE.e2,
+        "center_x": SOURCE.x,
+        "center_y": SOURCE.y,
+    }
+    brightness = light.surface_brightness(*beta, [shape]).reshape(n, n) / light.total_flux([shape])[0]
+    for b, fwhm in enumerate(FWHM[0]):
+        blurred = gaussian_filter(brightness, fwhm / np.sqrt(8 * np.log(2)) / scale, mode="nearest", truncate=6)
+        expected = blurred * scale**2 * SURVEY.flux(SOURCE.magnitude)[b]
+        inner = slice(8, -8)  # nearer to the edges the two treat what lies outside differently
+        assert ours[b][inner, inner] == pytest.approx(expected[inner, inner], rel=2e-3, abs=1e-3 * expected.max())
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.1, 0.3])
+def test_compact_objects_keep_flux_place_and_width(radius):
+    place = (0.11, -0.07)
+    light = Light(layer="others", magnitude=np.array([20.0, 20.0, 20.0]), x=place[0], y=place[1], radius=radius)
+    image = render.layers([Scene("blank", (light,))], FWHM, SURVEY, 5)[0, 2].astype(float)
+    assert image.sum((1, 2)) == pytest.approx([1e4] * 3, rel=0.01)
+    axis = (np.arange(SURVEY.n_pixels) - (SURVEY.n_pixels - 1) / 2) * SURVEY.pixel_scale
+    x, y = (image * axis).sum((1, 2)) / image.sum((1, 2)), (image * axis[:, None]).sum((1, 2)) / image.sum((1, 2))
+    assert x == pytest.approx([place[0]] * 3, abs=0.01)
+    assert y == pytest.approx([place[1]] * 3, abs=0.01)
+    if radius == 0:
+        width = np.sqrt((image * (axis - place[0]) ** 2).sum((1, 2)) / image.sum((1, 2)))
+        assert width == pytest.approx(FWHM[0] / np.sqrt(8 * np.log(2)), rel=0.01)
+
+
+def test_objects_do_not_depend_on_their_batch():
+    scenes = [Scene("lens", (replace(SOURCE, x=0.05 * i),), MASS) for i in range(5)]
+    fwhm = np.repeat(FWHM, 5, axis=0)
+    together = render.layers(scenes, fwhm, SURVEY, 3)
+    for i, scene in enumerate(scenes):
+        alone = render.layers([scene], fwhm[i : i + 1], SURVEY, 3)[0]
+        assert alone == pytest.approx(together[i], rel=1e-5, abs=1e-6 * float(together[i].max()))
+
+
+def test_spiral_arms_keep_the_flux():
+    disc = Light(layer="lens", magnitude=np.full(3, 19.0), x=0.0, y=0.0, radius=1.0, e1=0.1, arms=0.0)
+    smooth, armed = (
+        render.layers([Scene("spiral", (replace(disc, arms=a),))], FWHM, SURVEY, 5)[0, 1] for a in (0.0, 0.8)
+    )
+    assert armed.sum() == pytest.approx(smooth.sum(), rel=0.02)
+    assert np.abs(armed - smooth).max() > 0.05 * smooth.max()
