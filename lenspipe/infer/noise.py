@@ -9,9 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 _BOX = 9
-"""Side of the box (pixels) that takes the galaxy out before the scatter is measured."""
+"""Side of the box (pixels) whose mean takes a galaxy's wings out before the scatter is measured."""
 _GAUSS = 1.5
 """Pixels; smoothing before objects are told from blank sky."""
+_SMOOTHED = 1 / (2 * math.sqrt(math.pi) * _GAUSS)
+"""What white noise is multiplied by in that smoothing."""
 _FEWEST = 16
 """Pixels below which nothing is measured."""
 
@@ -19,17 +21,18 @@ _FEWEST = 16
 def measure_background(image: ArrayLike, usable: ArrayLike, blank: ArrayLike | None = None) -> tuple[float, float]:
     """Sky level and rms of the blank sky.
 
-    Without `blank`, the rms is the clipped scatter about a running median over the fainter half of the image, so that
-    a galaxy that fills the cutout leaves it within some per cent; noise correlated over a few pixels stays in. The
-    sky is the clipped median of pixels away from anything 3 sigma above it on a smoothed image; the wings of a large
-    galaxy still raise it.
+    The rms is the clipped scatter of blank pixels about the mean of the blank ones in a box around each, so that the
+    wings of a galaxy that fills the cutout leave it within some per cent, and noise correlated over a few pixels
+    stays in. Without `blank`, those are the fainter half of the image away from anything 3 sigma above its
+    surroundings, and the sky is the clipped median away from anything 3 sigma above the sky. Wings raise the sky
+    where they reach everywhere: no cutout can tell them from it.
 
     Parameters
     ----------
     image : (H, W), any flux unit.
     usable : (H, W) bool.
     blank : (H, W) bool, pixels known to be blank sky, such as the background class of a segmentation; sky and rms are
-        then their clipped median and scatter.
+        then theirs.
 
     Returns
     -------
@@ -41,16 +44,16 @@ def measure_background(image: ArrayLike, usable: ArrayLike, blank: ArrayLike | N
     if ok.sum() < _FEWEST:
         return math.nan, math.nan
     pixels = np.asarray(image, dtype=np.float64)
-    if blank is not None:
-        kept = _clip(pixels[ok])
-        return float(np.median(kept)), _deviation(kept)
     filled = np.where(ok, pixels, np.median(pixels[ok]))
+    if blank is not None:
+        return float(np.median(_clip(filled[ok]))), _scatter(filled, ok, ok)
     level = ndimage.uniform_filter(filled, _BOX)
     faint = ok & (level <= np.median(level[ok]))
-    # The median of n pixels has variance (pi / 2n) sigma^2 and partly follows the pixel it is taken from.
-    rms = _deviation(_clip((filled - ndimage.median_filter(filled, _BOX))[faint]))
-    rms /= math.sqrt(1 - math.pi / 2 / _BOX**2)
-    return _sky(filled, ok, rms), rms
+    first = _deviation(_clip((filled - level)[faint]))
+    smooth = ndimage.gaussian_filter(filled, _GAUSS)
+    calm = ok & (smooth - level < 3 * first * _SMOOTHED)
+    rms = _scatter(filled, calm, faint & calm)
+    return _sky(filled, smooth, ok, rms), rms
 
 
 def sigma_map(
@@ -82,10 +85,20 @@ def total_sigma(image: ArrayLike, sky: float, background_rms: float, exposure_ti
     return np.sqrt(background_rms**2 + photons)
 
 
-def _sky(filled: NDArray[np.float64], ok: NDArray[np.bool_], rms: float) -> float:
-    smooth = ndimage.gaussian_filter(filled, _GAUSS)
-    white = rms / (2 * math.sqrt(math.pi) * _GAUSS)
+def _scatter(filled: NDArray[np.float64], calm: NDArray[np.bool_], where: NDArray[np.bool_]) -> float:
+    """Clipped scatter of the pixels `where` about the mean of the `calm` ones in the box around each."""
+    fraction = ndimage.uniform_filter(calm.astype(np.float64), _BOX)
+    where = where & (fraction > 0.2)
+    if where.sum() < _FEWEST:
+        return _deviation(_clip(filled[calm]))
+    level = ndimage.uniform_filter(np.where(calm, filled, 0.0), _BOX)[where] / fraction[where]
+    # The mean of n pixels holds 1 / n of the pixel that it is taken from.
+    return _deviation(_clip((filled[where] - level) / np.sqrt(1 - 1 / (fraction[where] * _BOX**2))))
+
+
+def _sky(filled: NDArray[np.float64], smooth: NDArray[np.float64], ok: NDArray[np.bool_], rms: float) -> float:
     blank, sky = ok, float(np.median(_clip(filled[ok])))
+    white = rms * _SMOOTHED
     for _ in range(20):
         # Correlated noise scatters more after smoothing than white noise: its lower half shows by how much.
         below = smooth[blank & (smooth < sky)]

@@ -23,7 +23,7 @@ def read_ecsv(path: Path) -> Table:
     """The table, empty text as ``""`` (ECSV itself cannot tell it from missing); `LenspipeError` if it is not one."""
     try:
         found = Table.read(path, format="ascii.ecsv")
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # astropy raises many kinds
         raise LenspipeError(f"{path}: not an ECSV table ({error}).") from None
     for name in found.colnames:
         if found[name].dtype.kind == "U":
@@ -56,10 +56,10 @@ def table(columns: Columns, units: Mapping[str, str] | None = None) -> Table:
         present = [v for v in items if v is not None]
         if not missing.any():
             column: Any = np.asarray(items if items else np.zeros(0, dtype=str))
-        elif present and not isinstance(present[0], str | bool | np.bool_):
+        elif not present or not isinstance(present[0], str | bool | np.bool_):
             column = np.array([np.nan if v is None else v for v in items], dtype=np.float64)
         else:
-            blank = type(present[0])() if present else ""
+            blank = type(present[0])()
             column = MaskedColumn([blank if v is None else v for v in items], mask=missing)
         result[name] = column
         unit = (units or {}).get(name, "")

@@ -61,14 +61,14 @@ def opened(path: Path) -> Iterator[tuple[fits.HDUList, list[str]]]:
 
 
 def image_data(hdu: Any, where: str) -> NDArray[Any]:
-    """An image HDU's pixels in native byte order (the file's own precision)."""
+    """An image HDU's pixels as they lie in the file: big-endian, mapped where that is possible."""
     try:
         data = np.asarray(hdu.data)
     except Exception as error:  # a damaged compressed image raises many kinds
         raise CandidateError(Reason.FILE_UNREADABLE, f"{where}: the pixels cannot be read ({error}).") from None
     if data.dtype.kind not in "fiu":
         raise CandidateError(Reason.FILE_UNREADABLE, f"{where}: no pixels.")
-    return data.astype(data.dtype.newbyteorder("="), copy=False)
+    return data
 
 
 def is_image(hdu: Any) -> bool:

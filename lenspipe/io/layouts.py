@@ -68,11 +68,11 @@ class Reader:
     def _path(self, path: Path) -> Iterator[Entry]:
         if not path.is_dir():
             yield from self._guarded(path, self._file(path))
-        elif _part(path, "image") is not None:
+        elif self.layout != "table" and _part(path, "image") is not None:
             yield self._folder(path)
         else:
             for item in sorted(path.iterdir()):
-                if item.is_dir() and not item.name.startswith("."):
+                if item.is_dir() and not item.name.startswith(".") and self.layout != "table":
                     yield self._folder(item)
                 elif fits.is_fits(item):
                     yield from self._guarded(item, self._file(item))
@@ -123,14 +123,14 @@ class Reader:
     def _table(self, path: Path, hdus: Any, stack: Any, notes: list[str]) -> Iterator[Entry]:
         images = fits.image_data(stack, str(path))
         images = images[:, None] if images.ndim == 3 else images
-        bands, planes, more = self._bands(stack.header, images.shape[1], str(path))
         table = hdus[-1] if hasattr(hdus[-1], "columns") else None
         if table is not None and len(table.data) != len(images):
             raise CandidateError(
                 Reason.TABLE_LENGTH, f"{path}: {len(images)} images, but {len(table.data)} rows in the catalogue."
             )
+        bands, planes, more = self._bands(stack.header, images.shape[1], str(path))
         notes = notes + more
-        yield from self._rows(path, images[:, planes], bands, stack.header, table, self._labels(hdus, images), notes)
+        yield from self._rows(path, images, planes, bands, stack.header, table, self._labels(hdus, images), notes)
 
     def _band_stacks(self, source: Mapping[str, str]) -> Iterator[Entry]:
         bands = self.survey.bands or tuple(source)
@@ -152,7 +152,8 @@ class Reader:
                 Reason.SHAPE_MISMATCH, f"{path}: the bands' stacks have shapes {[s.shape for s in stacks]}."
             )
         folder = Path(os.path.expandvars(os.path.expanduser(source[bands[0]])))
-        yield from self._rows(folder, np.stack(stacks, axis=1), bands, headers[0], None, None, notes)
+        planes = list(range(len(bands)))
+        yield from self._rows(folder, np.stack(stacks, axis=1), planes, bands, headers[0], None, None, notes)
 
     def _bands(self, header: Any, n_planes: int, where: str) -> tuple[tuple[str, ...], list[int], list[str]]:
         """Names of the bands, the planes that hold them, and notes. Planes are named by BANDS in the header."""
@@ -183,6 +184,7 @@ class Reader:
         self,
         path: Path,
         images: NDArray[Any],
+        planes: list[int],
         bands: tuple[str, ...],
         header: Any,
         table: Any,
@@ -202,7 +204,7 @@ class Reader:
                     id=check_id(name, where),
                     where=f"{where} ({name})",
                     bands=bands,
-                    image=images[row],
+                    image=images[row][planes],
                     pixel_scale=scale,
                     cd=cd,
                     unit=self.survey.unit or str(header.get("BUNIT", "")).strip(),

@@ -51,7 +51,8 @@ def run(config: CollectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> d
             row |= {"status": "failed", "reasons": reason, "detail": detail}
         place, candidate = places.get(name, {}), candidates.get(name, {})
         row |= {"ra": place.get("ra"), "dec": place.get("dec")}
-        row |= {"masks_origin": candidate.get("masks_origin", ""), "notes": place.get("notes", "")}
+        row["masks_origin"] = candidate.get("masks_origin", "")
+        row.setdefault("notes", place.get("notes", ""))
         row |= {column: value for column, value in candidate.items() if _is_truth(column)}
         row["folder"] = products.MODEL.at(name) if name in fits else ""
         rows.append(row)
@@ -125,11 +126,10 @@ def _read_fit(path: Path) -> Row:
 
 def _modelled(fit: Row, units: dict[str, str]) -> Row:
     """The columns of one ``fit.json``; `units` takes the units of what is new."""
-    reasons = fit.get("reasons") or []
     row: Row = {
         "status": fit["status"],
-        "reasons": ",".join(_code(reason) for reason in reasons),
-        "detail": " ".join(_sentence(reason) for reason in reasons),
+        "reasons": ",".join(reason["code"] for reason in fit["reasons"]),
+        "detail": " ".join(reason["sentence"] for reason in fit["reasons"]),
     }
     for name, value in {**fit.get("parameters", {}), **fit.get("derived", {})}.items():
         for suffix, statistic in (("", "median"), ("_p16", "p16"), ("_p84", "p84"), ("_sigma", "sigma")):
@@ -137,17 +137,9 @@ def _modelled(fit: Row, units: dict[str, str]) -> Row:
             units[name + suffix] = value.get("unit") or ""
     row |= {name: fit[name] for name in _SCALARS if name in fit}
     row |= {"engine": fit.get("engine", ""), "device": fit.get("device", "")}
+    row["notes"] = "; ".join(fit.get("notes", []))
     row["versions"] = json.dumps(fit.get("versions", {}), sort_keys=True)
     return row
-
-
-def _code(reason: Any) -> str:
-    """A reason of ``fit.json`` is a code, or a code with its sentence."""
-    return str(reason.get("code", "")) if isinstance(reason, dict) else str(reason)
-
-
-def _sentence(reason: Any) -> str:
-    return str(reason.get("sentence", "")) if isinstance(reason, dict) else Reason(reason).sentence
 
 
 def _columns(rows: list[Row]) -> dict[str, list[Any]]:

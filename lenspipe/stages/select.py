@@ -33,7 +33,12 @@ class SelectConfig(Config):
     min_distance: float = Field(0.3, ge=0, description="arcsec, mean over the source pixels, from the lens's centroid")
     max_distance: float = Field(6.0, gt=0, description="arcsec, likewise")
     min_background_probability: float = Field(
-        0.75, ge=0.5, le=1, description="of the pixels from which noise is measured again"
+        0.75, ge=0.5, le=1, description="of the pixels from which noise is measured again where no noise map came"
+    )
+    subtract_sky: bool = Field(
+        False,
+        description="take the level of the background pixels off the image where no noise map came; on small cutouts "
+        "that level holds the wings of the lens, so do it only where the sky has not been subtracted",
     )
 
 
@@ -83,24 +88,28 @@ def judge(masks: Masks, pixel_scale: float, config: SelectConfig) -> Verdict:
     return Verdict(why, area, probability, int(chosen.sum()), mean)
 
 
-def remeasure(cutout: Cutout, masks: Masks, min_probability: float) -> Cutout:
-    """`cutout` with sky and sigma from its background-class pixels, the sky subtracted."""
+def remeasure(cutout: Cutout, masks: Masks, config: SelectConfig) -> Cutout:
+    """`cutout` with sigma, and on request sky, from its background-class pixels."""
     import numpy as np
 
     from lenspipe.infer.noise import measure_background, total_sigma
 
-    blank = masks.of("background") > min_probability
+    blank = masks.of("background") > config.min_background_probability
     image, sigma, rms = cutout.image.copy(), cutout.sigma.copy(), cutout.background_rms.copy()
     notes = list(cutout.notes)
     for b, band in enumerate(cutout.bands):
         sky, scatter = measure_background(image[b], cutout.valid[b], blank)
+        whence = "background pixels"
         if not (np.isfinite(scatter) and scatter > 0):
-            notes.append(f"band {band}: too few background pixels, sky and sigma as measured before")
             sky, scatter = measure_background(image[b], cutout.valid[b])
+            whence = "the whole cutout, which has too few background pixels"
         sigma[b] = total_sigma(image[b], sky, scatter, float(cutout.exposure_time[b]))
-        image[b] = np.where(cutout.valid[b], image[b] - np.float32(sky), image[b])
         rms[b] = scatter
-        notes.append(f"band {band}: sky {sky:.4g} subtracted, background rms {scatter:.4g} from background pixels")
+        done = "left in"
+        if config.subtract_sky:
+            image[b] = np.where(cutout.valid[b], image[b] - np.float32(sky), image[b])
+            done = "subtracted"
+        notes.append(f"band {band}: background rms {scatter:.4g}, sky {sky:.4g} ({done}), from {whence}")
     return replace(cutout, image=image, sigma=sigma, background_rms=rms, notes=tuple(notes))
 
 
@@ -145,7 +154,7 @@ def run(config: SelectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> di
                 if selected and masks is not None:
                     cutout = shard.cutout(row)
                     if cutout.sigma_measured:
-                        cutout = remeasure(cutout, masks, config.min_background_probability)
+                        cutout = remeasure(cutout, masks, config)
                     extra = shards.Extra(table={c: v[row : row + 1] for c, v in table.items()}, units=table_units)
                     shards.write_bundle(outputs["bundle"][name], cutout, masks, extra)
     columns = list(dict.fromkeys(name for row in rows for name in row))
