@@ -39,12 +39,12 @@ class Child:
             result: dict[str, Any] = future.result()
             return result
         except OutOfTime:
-            return _died(Reason.TIME_LIMIT, f"The limit was {task.minutes:g} min.")
+            return died(Reason.TIME_LIMIT, f"The limit was {task.minutes:g} min.")
         except ProcessExpired as error:
-            return _died(Reason.TASK_CRASHED, f"The process ended with {_end_of(error.exitcode)}.")
+            return died(Reason.TASK_CRASHED, f"The process ended with {_end_of(error.exitcode)}.")
         except Exception as error:  # the pool itself broke, for example because an idle child was killed
             self.close()
-            return _died(Reason.TASK_CRASHED, f"The process could not be used: {type(error).__name__}: {error}")
+            return died(Reason.TASK_CRASHED, f"The process could not be used: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         if self._pool is not None:
@@ -98,7 +98,8 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _died(reason: Reason, detail: str) -> dict[str, Any]:
+def died(reason: Reason, detail: str) -> dict[str, Any]:
+    """The outcome of a task whose process did not live to write receipts."""
     return {"receipts": [], "died": {"reason": reason.value, "detail": detail}}
 
 

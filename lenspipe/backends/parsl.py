@@ -17,7 +17,8 @@ from parsl.jobs.error_handlers import windowed_error_handler
 from parsl.providers import LocalProvider
 
 import lenspipe
-from lenspipe.backends.child import perform
+from lenspipe.backends.child import died, perform
+from lenspipe.errors import Reason
 from lenspipe.run.folder import STATE
 from lenspipe.stage import Task
 
@@ -31,7 +32,8 @@ class Parsl:
         self._root, self._registry = str(root), registry
 
     def submit(self, task: Task) -> Future[dict[str, Any]]:
-        future: Future[dict[str, Any]] = self._app(task.to_json(), self._root, self._registry)
+        future: Future[dict[str, Any]] = Future()
+        self._app(task.to_json(), self._root, self._registry).add_done_callback(lambda done: _hand_on(done, future))
         return future
 
 
@@ -73,6 +75,17 @@ def open_parsl(root: Path, registry: str, cores: int) -> Iterator[Parsl]:
 def _cost(error: Exception, _: object) -> float:
     """A lost worker or node is worth another try, nothing else is."""
     return 1 if isinstance(error, (WorkerLost, ManagerLost)) else WORKER_LOSSES + 1
+
+
+def _hand_on(done: Future[dict[str, Any]], future: Future[dict[str, Any]]) -> None:
+    """A task under which workers were lost again and again has died; other exceptions are the backend's own."""
+    error = done.exception()
+    if error is None:
+        future.set_result(done.result())
+    elif isinstance(error, (WorkerLost, ManagerLost)):
+        future.set_result(died(Reason.TASK_CRASHED, f"{WORKER_LOSSES + 1} workers were lost over it: {error}"))
+    else:
+        future.set_exception(error)
 
 
 def _make_findable() -> None:

@@ -39,7 +39,7 @@ class Backend(Protocol):
     """Where tasks run."""
 
     def submit(self, task: Task) -> Future[dict[str, Any]]:
-        """What `lenspipe.run.execute.execute` returns, now or later."""
+        """What `lenspipe.run.execute.execute` returns, now or later; an exception only where the backend is broken."""
 
 
 OpenBackend = Callable[[], AbstractContextManager[Backend]]
@@ -103,8 +103,10 @@ class Driver:
                 while (found := self._next()) and not self.stopped_by:
                     if backend is None:
                         backend = stack.enter_context(open_backend())
-                    task = found[1]
+                    node, task = found
                     self.ledger.start(task.corridor, task.stage, task.keys)
+                    first = not node.ran and len(node.running) == len(task.keys)
+                    self.progress.count(node.name, node.ran, node.total, "started" if first else "")
                     self.busy[backend.submit(task)] = found
                 if not self.busy:
                     break
@@ -166,11 +168,10 @@ class Driver:
     def _finish(self, node: Node, task: Task, future: Future[dict[str, Any]]) -> None:
         node.running.difference_update(task.keys)
         error = future.exception()
-        if error is not None:
-            detail = f"the worker was lost: {type(error).__name__}: {error}"
-            result: dict[str, Any] = {"receipts": [], "died": {"reason": Reason.TASK_CRASHED.value, "detail": detail}}
-        else:
-            result = future.result()
+        if error is not None:  # where it ran broke, not what ran: nobody is quarantined for that
+            self._block(node, f"the backend failed: {type(error).__name__}: {error}")
+            return
+        result = future.result()
         for receipt in result["receipts"]:
             self._end(node, receipt)
         if mistake := result.get("mistake"):

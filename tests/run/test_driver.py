@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from concurrent.futures import Future
+from contextlib import nullcontext
 
 import pytest
 
@@ -241,3 +243,17 @@ def test_index_with_a_wrong_key_is_one_sentence(again, tmp_path):
             index_keys(path)
     Table({"key": ["a", "b"], "selected": [True, False]}).write(path, format="ascii.ecsv", overwrite=True)
     assert index_keys(path) == ["a"]
+
+
+def test_broken_backend_quarantines_nobody(tmp_path, capfd):
+    class Broken:
+        def submit(self, task):
+            future = Future()
+            future.set_exception(RuntimeError("no worker came up"))
+            return future
+
+    what, root = flow(tmp_path), tmp_path / "run"
+    driver = Driver(build(what.instances), root, Capacity(2), Ledger(root), Lines())
+    assert driver.run(lambda: nullcontext(Broken())) == 1
+    assert "search.make does not run: the backend failed: RuntimeError: no worker came up" in capfd.readouterr().err
+    assert drive(root, what)[1] == 0
