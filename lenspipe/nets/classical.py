@@ -21,7 +21,8 @@ _SKY_SIGMA = 2.0
 _ARC_SIGMA = 2.5
 """S/N, after smoothing, by which an arc stands out of the galaxy."""
 _ARC_RADII = (0.3, 4.0)
-"""arcsec from the galaxy in which residuals may be arcs."""
+"""arcsec from the galaxy between which residuals may be arcs; the inner one is at least `_CORE` pixels."""
+_CORE = 2.5
 _GALAXY_ERROR = 0.05
 """Part of the galaxy's own brightness that its smooth model may miss in single pixels; 0.4 of it once smoothed."""
 _SMOOTH = 0.08
@@ -49,7 +50,8 @@ def segment(cutout: Cutout) -> NDArray[np.float32]:
     labels = _detect(smooth - _SKY_SIGMA * max(_lower_scatter(_frame(smooth)), white), 8)
     probability = np.zeros((len(CLASSES), *snr.shape))
     place = _peak(smooth, labels)
-    inner = max(2, round(_ARC_RADII[0] / cutout.pixel_scale))
+    core = max(_ARC_RADII[0], _CORE * cutout.pixel_scale)
+    inner = round(core / cutout.pixel_scale)
     galaxy = np.zeros_like(snr) if place is None else _galaxy(snr, valid, place, sigma, inner)
     residual = ndimage.gaussian_filter(np.where(valid, snr - galaxy, 0), sigma)
     smooth_galaxy = ndimage.gaussian_filter(galaxy, sigma)
@@ -61,15 +63,15 @@ def segment(cutout: Cutout) -> NDArray[np.float32]:
     if place is not None:
         row, column = np.mgrid[: snr.shape[0], : snr.shape[1]]
         distance = np.hypot(row - place[0], column - place[1]) * cutout.pixel_scale
-        reachable = (distance > _ARC_RADII[0]) & (distance < _ARC_RADII[1])
+        reachable = (distance > core) & (distance < _ARC_RADII[1])
         for index in range(1, bright.max() + 1):
             part = bright == index
             # An object that lies to its larger part beyond the reach of arcs is a neighbour.
             if reachable[part].mean() > 0.5:
                 arcs |= part & reachable
-            elif distance[part].min() <= _ARC_RADII[0]:
+            elif distance[part].min() <= core:
                 stands_out[part] = 0  # the core's own misfit
-        stands_out[distance <= _ARC_RADII[0]] = 0
+        stands_out[distance <= core] = 0
     probability[CLASSES.index("source")] = np.where(arcs, stands_out, 0)
     probability[CLASSES.index("noise")] = np.where(arcs, 0, stands_out)
     lens = _step(smooth_galaxy, _SKY_SIGMA * noise, noise) if place is not None else 0

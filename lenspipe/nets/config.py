@@ -17,11 +17,11 @@ class UNetConfig(Config):
         description="encoder of segmentation-models-pytorch (``tu-`` names one of timm's); never pretrained",
     )
     encoder_options: dict[str, Any] = Field(
-        {"layers": [1, 1, 1, 1], "channels": [32, 48, 64, 96], "stem_type": "deep", "stem_width": 8},
+        {"layers": [1, 1, 1, 1], "channels": [24, 32, 48, 96], "stem_type": "deep", "stem_width": 8},
         description="passed to timm for ``tu-`` encoders; the default makes a narrow residual network",
     )
-    depth: int = Field(3, ge=1, le=5, description="levels, each of half the resolution of the one above")
-    decoder_channels: tuple[int, ...] = Field((32, 24, 16), description="one per level")
+    depth: int = Field(4, ge=1, le=5, description="levels, each of half the resolution of the one above")
+    decoder_channels: tuple[int, ...] = Field((48, 32, 24, 16), description="one per level")
     full_resolution: bool = Field(
         True,
         description="the encoder's first convolution keeps its stride 1, so that there is a skip at full resolution",

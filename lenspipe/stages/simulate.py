@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lenspipe import __version__
 from lenspipe.config import Config
+from lenspipe.errors import CandidateError
 from lenspipe.products import LAYERS, SIMULATIONS
 from lenspipe.sim.population import LAYERS as LAYER_NAMES
 from lenspipe.sim.population import Population
@@ -71,8 +72,10 @@ class SimulateConfig(Config):
     @field_validator("prefix")
     @classmethod
     def _safe(cls, value: str) -> str:
-        check_id(value, "prefix")
-        return value
+        try:
+            return check_id(value, "prefix")
+        except CandidateError as error:
+            raise ValueError(error.detail) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> SimulateConfig:

@@ -190,15 +190,14 @@ def fit(module: Segmentation, data: CutoutData, folder: Path, precision: Precisi
         num_sanity_val_steps=0,
     )
     trainer.fit(module, data, ckpt_path=_newest(folder), weights_only=True)
-    seconds = float(module.seconds)
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
+    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+    module.net.load_state_dict(weights)
     metrics: dict[str, float] = {}
     if len(data.rows["test"]):
         (result,) = trainer.test(module, data, verbose=False)
         metrics = {name: float(value) for name, value in result.items()}
-    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
-    return Trained(weights, history.rows, metrics, seconds / 60)
+    return Trained(weights, history.rows, metrics, float(module.seconds) / 60)
 
 
 def _precision() -> Literal["32-true", "bf16-mixed"]:

@@ -1,0 +1,73 @@
+import h5py
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from lenspipe.config import parse
+from lenspipe.errors import LenspipeError
+from lenspipe.stages import simulate
+
+
+def run(folder, seed=4, **options):
+    folder.mkdir(exist_ok=True)
+    outputs = {"simulations": folder / "simulations.fits", "layers": folder / "layers.h5"}
+    config = parse(simulate.SimulateConfig, {"supersampling": 1, **options}, "simulate")
+    return simulate.run(config, {}, outputs, seed), outputs
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("simulate"), n_lenses=6, n_nonlenses=5)
+
+
+def test_reference_layout_with_truth_and_units(made):
+    result, outputs = made
+    assert result["figures"]["n_lenses"] == 6
+    with fits.open(outputs["simulations"]) as hdus:
+        assert [hdu.name for hdu in hdus] == ["PRIMARY", "IMAGE", "SOURCE", "LENS", "CATALOGUE"]
+        assert all(hdu.data.shape == (11, 3, 45, 45) for hdu in hdus[1:4])
+        assert hdus[1].header["MAGZERO"] == 30.0
+    table = Table.read(outputs["simulations"], hdu=4)
+    assert table["COADD_OBJECT_ID"][10].strip() == "SIM0000010"
+    assert table["is_lens"].sum() == 6
+    assert np.isfinite(table["true_theta_E"].filled(np.nan)).tolist() == table["is_lens"].tolist()
+    assert (table["true_magnification"][table["is_lens"]] >= 3).all()
+    assert str(table["true_theta_E"].unit) == str(table["FWHM_WMEAN_G"].unit) == "arcsec"
+    assert not [name for name in table.colnames if "RMS" in name]
+
+
+def test_image_is_the_layers_and_noise(made):
+    _, outputs = made
+    image = fits.getdata(outputs["simulations"], 1)
+    with h5py.File(outputs["layers"]) as f:
+        model = sum(f[name][:] for name in ("source", "lens", "others"))
+        variance = f["sky_rms"][:][..., None, None] ** 2 + model / f["exposure_time"][:][..., None, None]
+        assert np.array_equal(f["source"][:], fits.getdata(outputs["simulations"], 2))
+        assert f["truth/theta_E"].attrs["unit"] == "arcsec"
+    assert ((image - model) / np.sqrt(variance)).std() == pytest.approx(1, abs=0.02)
+
+
+def test_an_object_does_not_change_with_the_number_of_objects(made, tmp_path):
+    _, outputs = run(tmp_path, n_lenses=3, n_nonlenses=0)
+    more, fewer = (
+        Table.read(o["simulations"], hdu=4)[["COADD_OBJECT_ID", "is_lens", "true_theta_E"]] for o in (made[1], outputs)
+    )
+    same = [i for i in range(3) if more["is_lens"][i]]
+    assert same
+    assert all(more["true_theta_E"][i] == fewer["true_theta_E"][i] for i in same)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"supersampling": 2}, "must be odd"),
+        ({"n_lenses": 0, "n_nonlenses": 0}, "both 0"),
+        ({"prefix": "../x"}, "prefix"),
+        ({"population": {"theta_e": [1, 2]}}, "did you mean 'theta_E'"),
+        ({"population": {"lens_colours": {"offset": [0, 1], "scatter": [0, 0]}}}, "one number for each"),
+    ],
+)
+def test_wrong_options_are_refused(options, sentence):
+    with pytest.raises(LenspipeError, match=sentence):
+        parse(simulate.SimulateConfig, options, "simulate")
