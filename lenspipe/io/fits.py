@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from lenspipe.errors import CandidateError, Reason
 
-_BLOCK = 2880
+_END = b"END     "
+_LONGEST = 2880 * 100
+"""Bytes in which the END of a header is looked for."""
 
 
 def stem(path: Path) -> str:
@@ -53,11 +55,15 @@ def opened(path: Path) -> Iterator[tuple[fits.HDUList, list[str]]]:
         try:
             hdus = fits.open(stream, memmap=memmap, lazy_load_hdus=False)
         except Exception as error:  # astropy raises many kinds on what is not FITS
-            if length == 0 or _begins(path, stream) == b"SIMPLE":
+            cards = _cards(path, stream, 0)
+            if not cards or (cards[0].startswith(b"SIMPLE") and _END not in cards):
                 raise CandidateError(Reason.FILE_TRUNCATED, f"{path}: ends inside its first header.") from None
             raise CandidateError(Reason.FILE_UNREADABLE, f"{path}: not a FITS file ({error}).") from None
         with hdus:
-            yield hdus, _check_length(path, hdus, stream, length)
+            try:
+                yield hdus, _check_length(path, hdus, stream, length)
+            except fits.VerifyError as error:
+                raise CandidateError(Reason.FILE_UNREADABLE, f"{path}: a header is damaged ({error}).") from None
 
 
 def image_data(hdu: Any, where: str) -> NDArray[Any]:
@@ -110,13 +116,11 @@ def _source(path: Path) -> tuple[Any, int, bool]:
     return BytesIO(content), len(content), False
 
 
-def _begins(path: Path, stream: Any) -> bytes:
-    return stream.getvalue()[:6] if isinstance(stream, BytesIO) else path.open("rb").read(6)
-
-
 def _check_length(path: Path, hdus: fits.HDUList, stream: Any, length: int) -> list[str]:
     notes, end = [], 0
     for number, hdu in enumerate(hdus):
+        if not hasattr(hdu, "fileinfo"):
+            raise CandidateError(Reason.FILE_UNREADABLE, f"{path}: the header of HDU {number} is damaged.")
         info = hdu.fileinfo()
         end = info["datLoc"] + info["datSpan"]
         needed = info["datLoc"] + (0 if isinstance(hdu, fits.CompImageHDU) else hdu.size)
@@ -127,14 +131,22 @@ def _check_length(path: Path, hdus: fits.HDUList, stream: Any, length: int) -> l
             )
     if end > length:
         notes.append("the file lacks the padding of its last block, no data")
-    elif _bytes_at(path, stream, end).startswith(b"XTENSION"):
+        return notes
+    # astropy silently leaves out what comes after a header that it cannot read.
+    cards = _cards(path, stream, end)
+    if _END in cards:
+        raise CandidateError(Reason.FILE_UNREADABLE, f"{path}: the header of HDU {len(hdus)} is damaged.")
+    if cards and cards[0] == b"XTENSION":
         raise CandidateError(Reason.FILE_TRUNCATED, f"{path}: ends inside the header of HDU {len(hdus)}.")
     return notes
 
 
-def _bytes_at(path: Path, stream: Any, offset: int) -> bytes:
+def _cards(path: Path, stream: Any, offset: int) -> list[bytes]:
+    """First eight bytes of each card from `offset` on."""
     if isinstance(stream, BytesIO):
-        return stream.getvalue()[offset : offset + 8]
-    with path.open("rb") as raw:
-        raw.seek(offset)
-        return raw.read(8)
+        content = stream.getvalue()[offset : offset + _LONGEST]
+    else:
+        with path.open("rb") as raw:
+            raw.seek(offset)
+            content = raw.read(_LONGEST)
+    return [content[i : i + 8] for i in range(0, len(content), 80)]

@@ -81,7 +81,7 @@ class Reader:
         """`entries`; a file that fails as a whole becomes one failed entry."""
         try:
             yield from entries
-        except CandidateError as error:
+        except Exception as error:  # one file never stops the others
             yield _failed(fits.stem(path), str(path), -1, error)
 
     def _folder(self, folder: Path) -> Entry:
@@ -90,7 +90,7 @@ class Reader:
             if image is None:
                 raise CandidateError(Reason.FILE_MISSING, f"{folder}: no image.fits in this folder.")
             made = self._read(image, folder.name, **{name: _part(folder, name) for name in ("noise", "psf", "mask")})
-        except CandidateError as error:
+        except Exception as error:  # one candidate never stops the others
             return _failed(folder.name, str(folder), -1, error)
         return Entry(made.id, str(folder), cutout=made)
 
@@ -217,7 +217,7 @@ class Reader:
                     notes=notes + more + columns.notes,
                 )
                 made = cutout(raw, self.sigma_map)
-            except CandidateError as error:
+            except Exception as error:  # one candidate never stops the others
                 yield _failed(name, str(path), row, error)
                 continue
             extra = {key: values[row] for key, values in columns.extra.items()}
@@ -313,7 +313,13 @@ def safe_key(text: str) -> str:
     return re.sub(r"^[^A-Za-z0-9]+", "", re.sub(r"[^A-Za-z0-9_+-]+", "_", text))[:48] or "unnamed"
 
 
-def _failed(name: str, file: str, row: int, error: CandidateError) -> Entry:
+def _failed(name: str, file: str, row: int, error: Exception) -> Entry:
+    """The entry of what failed; a user's mistake goes on, an error of ours is logged with its traceback."""
+    if isinstance(error, LenspipeError):
+        raise error
+    if not isinstance(error, CandidateError):
+        log.exception("%s, row %d", file, row)
+        error = CandidateError(Reason.INTERNAL_ERROR, f"{file}, row {row}: {type(error).__name__}: {error}")
     return Entry(safe_key(name), file, row, reason=str(error.reason), detail=error.detail)
 
 

@@ -65,7 +65,8 @@ def cutout(raw: Raw, sigma_map: SigmaMap) -> Cutout:
             Reason.BAND_MISSING if raw.image.ndim == 3 and raw.image.shape[0] < n_bands else Reason.SHAPE_MISMATCH,
             f"{raw.where}: the image has shape {raw.image.shape}, the bands are {', '.join(raw.bands)}.",
         )
-    image = raw.image.astype(np.float32)
+    with np.errstate(all="ignore"):  # what overflows becomes infinite, and is masked
+        image = raw.image.astype(np.float32)
     valid = np.isfinite(image)
     if raw.bad is not None:
         valid &= _like(~(np.nan_to_num(raw.bad) != 0), image, "mask", raw.where)

@@ -69,6 +69,13 @@ def test_other_files_are_unreadable(tmp_path):
     assert reason_of(tmp_path / "none.fits") == Reason.FILE_MISSING
 
 
+def test_a_damaged_header_is_unreadable(whole, tmp_path):
+    content = whole.read_bytes()
+    path = tmp_path / "bad.fits"
+    path.write_bytes(content.replace(b"NAXIS   =                    2", b"NAXIS   =                    ?", 1))
+    assert reason_of(path) == Reason.FILE_UNREADABLE
+
+
 def test_cd_matrix_of_a_rotated_wcs_far_from_its_tangent_point():
     angle, scale = np.radians(30), 0.2 / 3600
     wcs = WCS(naxis=2)
