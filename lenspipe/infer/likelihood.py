@@ -169,7 +169,8 @@ class Likelihood:
         """(K,B,H,W) variance of each pixel, in units of `unit`^2; 1 where masked."""
         if self.poisson:
             return self.floor + model.clamp(min=0) * self.per_flux
-        return torch.where(self.weight > 0, 1 / self.weight.clamp(min=1e-30), torch.ones_like(self.weight))
+        fixed = torch.where(self.weight > 0, 1 / self.weight.clamp(min=1e-30), torch.ones_like(self.weight))
+        return fixed.expand_as(model)
 
     def residuals(self, vectors: Tensor, non_negative: bool = True) -> Tensor:
         """(K, D) normalised residuals of the used pixels: half their squares' sum is -log L. For least squares."""
