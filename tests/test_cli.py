@@ -1,13 +1,17 @@
 """The commands, over toy stages: exit codes, one sentence per mistake, every stage a command."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from lenspipe import __version__, stages
 from lenspipe.cli import main
+from lenspipe.run.lock import hold
 from tests.run import toys
 from tests.run.conftest import SEARCH
 
@@ -149,3 +153,35 @@ def test_task_file(lenspipe, tmp_path):
     assert set(json.loads(out)["receipts"][0]["outputs"]) == {"shards", "shard/000", "shard/001"}
     (tmp_path / "task.json").write_text("{}")
     assert lenspipe("task", tmp_path / "task.json", "--root", tmp_path)[0] == 2
+
+
+def test_second_run_in_a_folder_is_refused_and_told_who_holds_it(lenspipe, workflow, tmp_path):
+    with hold(tmp_path / "run", print):
+        code, _, err = lenspipe("run", workflow, "--out", tmp_path / "run", "--backend", "inline")
+    assert code == 2
+    assert f"in use by process {os.getpid()} of" in err
+
+
+def test_finished_workflow_starts_neither_parsl_nor_the_science(workflow, tmp_path):
+    script = f"""
+import sys
+from pathlib import Path
+from pathlib import Path
+from lenspipe.backends.site import Site
+from lenspipe.cli import run_workflow
+from lenspipe.run.workflow import load
+from tests.run import toys
+flow = load(Path({str(workflow)!r}), (), toys.get)
+code = run_workflow(flow, Path({str(tmp_path / "run")!r}), Site(name="t"), "tests.run.toys", False, False, sys.argv[1])
+print("loaded", sorted({{"parsl", "torch", "lenstronomy", "matplotlib", "pebble"}} & set(sys.modules)))
+sys.exit(code)
+"""
+    for backend in ("inline", "parsl"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, backend],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.split("\n")[:2] == ["nothing to do: 11 units as they were", "loaded []"]
