@@ -97,7 +97,7 @@ def physical(theta_E: Floats, z_lens: float, z_source: float, cosmology: str) ->
 
     cosmos = Planck18 if cosmology == "Planck18" else FlatLambdaCDM(H0=70, Om0=0.3)
     d_l, d_s = (cosmos.angular_diameter_distance(z) for z in (z_lens, z_source))
-    d_ls = cosmos.angular_diameter_distance_z1z2(z_lens, z_source)
+    d_ls = cosmos.angular_diameter_distance(z_lens, z_source)
     angle = (theta_E * units.arcsec).to_value(units.rad)
     speed = constants.c.to_value(units.km / units.s)
     sigma_v = speed * np.sqrt(angle / (4 * np.pi) * (d_s / d_ls).to_value(units.one))

@@ -53,6 +53,10 @@ def levenberg_marquardt(
         if not len(active):
             break
         curvature, gradient = normal_equations(residuals, u[active], r[active], lower, upper)
+        # A coordinate that leans on its bound is out of the game, or it would spoil the steps of the others.
+        held = ((u[active] <= lower) & (gradient > 0)) | ((u[active] >= upper) & (gradient < 0))
+        gradient[held] = 0
+        curvature[held[:, :, None] | held[:, None, :]] = 0
         diagonal = np.einsum("spp->sp", curvature)
         gained = np.zeros(len(active))
         pending = np.arange(len(active))

@@ -12,9 +12,13 @@ _CORE = 1e-10
 """arcsec; softening of an SIE, as in lenstronomy: an NIE with this core."""
 
 
+_TINY = 1e-30
+"""Under a root, for a finite gradient at e = 0; far below the rounding of any ellipticity."""
+
+
 def axis_ratio(e1: Tensor, e2: Tensor) -> Tensor:
     """q = (1 - c) / (1 + c) of the ellipticity modulus c = |e|, which is capped at 0.9999."""
-    c = torch.sqrt(e1 * e1 + e2 * e2).clamp(max=0.9999)
+    c = torch.sqrt(e1 * e1 + e2 * e2 + _TINY).clamp(max=0.9999)
     return (1 - c) / (1 + c)
 
 
@@ -33,7 +37,7 @@ def sie(
     q_max = 0.99999999 if theta_E.dtype == torch.float64 else 0.9995
     q = axis_ratio(e1, e2).clamp(max=q_max)
     # cos(phi) and sin(phi) from the half-angle formulae: no trigonometry, finite gradients at e = 0.
-    modulus = torch.sqrt(e1 * e1 + e2 * e2 + 1e-30)
+    modulus = torch.sqrt(e1 * e1 + e2 * e2 + _TINY)
     cos2 = (e1 / modulus).clamp(-1, 1)
     cos = torch.sqrt(((1 + cos2) / 2).clamp(min=1e-24))
     sin = torch.sqrt(((1 - cos2) / 2).clamp(min=1e-24)) * torch.where(e2 < 0, -1.0, 1.0).to(e2.dtype)

@@ -1,0 +1,70 @@
+"""The sampler is judged by its distribution, the diagnostics by chains whose worth is known."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lenspipe.infer.config import SamplerConfig
+from lenspipe.infer.diagnostics import integrated_time, split_rhat
+from lenspipe.infer.sample import sample
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    """Six correlated dimensions, one of them cut by a bound."""
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(6, 6))
+    covariance = root @ root.T + np.eye(6)
+    precision = np.linalg.inv(covariance)
+
+    def log_prob(u):
+        value = -0.5 * np.einsum("ki,ij,kj->k", u, precision, u)
+        return np.where(u[:, 0] < 20 * np.sqrt(covariance[0, 0]), value, -np.inf)
+
+    config = SamplerConfig(min_steps=1500, max_steps=4000, walkers=20)
+    return covariance, log_prob, sample(log_prob, np.zeros(6), covariance, config, seed=3)
+
+
+def test_draws_are_distributed_as_the_target(gaussian):
+    covariance, _, chains = gaussian
+    assert chains.converged
+    tau = int(np.ceil(chains.diagnostics.tau.max()))
+    for p in range(6):
+        thinned = chains.u[:, ::tau, :, p].ravel()
+        assert stats.kstest(thinned / np.sqrt(covariance[p, p]), "norm").pvalue > 1e-3
+    flat = chains.u.reshape(-1, 6)
+    np.testing.assert_allclose(flat.std(0), np.sqrt(np.diag(covariance)), rtol=0.06)
+
+
+def test_a_seed_repeats_the_chain(gaussian):
+    covariance, log_prob, _ = gaussian
+    short = SamplerConfig(min_steps=20, max_steps=20, burn=10, walkers=20)
+    first, again = (sample(log_prob, np.zeros(6), covariance, short, seed=5) for _ in range(2))
+    np.testing.assert_array_equal(first.u, again.u)
+    assert not np.array_equal(first.u, sample(log_prob, np.zeros(6), covariance, short, seed=6).u)
+    assert not first.converged
+
+
+def test_kept_steps_are_counted_after_the_burn(gaussian):
+    covariance, log_prob, _ = gaussian
+    config = SamplerConfig(min_steps=30, max_steps=30, burn=50, walkers=12)
+    chains = sample(log_prob, np.zeros(6), covariance, config, seed=1)
+    assert chains.u.shape == (4, 30, 12, 6)
+    assert chains.evaluations >= 4 * 12 * 80
+
+
+def test_autocorrelation_time_of_an_ar1_process():
+    rng, memory = np.random.default_rng(0), 0.9
+    x = np.zeros((2, 20000, 4, 1))
+    for t in range(1, x.shape[1]):
+        x[:, t] = memory * x[:, t - 1] + rng.normal(size=(2, 4, 1))
+    assert integrated_time(x)[0] == pytest.approx((1 + memory) / (1 - memory), rel=0.1)
+
+
+def test_rhat_sees_an_ensemble_that_sits_elsewhere():
+    x = np.random.default_rng(0).normal(size=(4, 400, 10, 2))
+    assert (split_rhat(x) < 1.002).all()
+    x[2, :, :, 1] += 0.5
+    rhat = split_rhat(x)
+    assert rhat[0] < 1.002
+    assert rhat[1] > 1.01
