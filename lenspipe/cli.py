@@ -140,7 +140,9 @@ def status(
             print(f"{name}: units not known yet")
             continue
         parts = [f"{counts[what]} {what}" for what in ("ok", "failed", "running", "waiting") if counts[what]]
-        print(f"{name}: {counts['units']} units: {', '.join(parts) or 'nothing to do'}")
+        print(
+            f"{name}: {counts['units']} unit{'s' if counts['units'] != 1 else ''}: {', '.join(parts) or 'nothing to do'}"
+        )
     for item in found["quarantined"]:
         print(f"  {item['stage']} {item['key']}: {item['reason']}: {item['detail']}")
 

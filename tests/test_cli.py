@@ -63,7 +63,7 @@ def test_run_again_status_and_dry_run(lenspipe, workflow, tmp_path):
     assert code == 0
     assert "search.work: 8 units as they are\nsearch.work: 1 unit in quarantine\n" in said
     code, said, _ = lenspipe("status", out)
-    assert "not running\nsearch.make: 1 units: 1 ok\nsearch.work: 9 units: 8 ok, 1 failed\n" in said
+    assert "not running\nsearch.make: 1 unit: 1 ok\nsearch.work: 9 units: 8 ok, 1 failed\n" in said
     found = json.loads(lenspipe("status", out, "--json")[1])
     assert found["stages"]["search.work"] == {"units": 9, "ok": 8, "failed": 1, "running": 0, "waiting": 0}
     assert found["quarantined"] == [
