@@ -57,7 +57,10 @@ class SimulateConfig(Config):
     n_nonlenses: int = Field(1200, ge=0, description="ellipticals, blue companions, spirals, star fields, blank fields")
     prefix: str = Field("SIM", description="of the ids: SIM0000012")
     supersampling: int = Field(
-        3, ge=1, description="subpixels on a pixel's side, odd; 1 is what a fit without supersampling models"
+        3,
+        ge=1,
+        description="subpixels on a pixel's side, odd; 1 is what a fit without supersampling models (such a fit of "
+        "images made with 5 was off by up to 4 % in theta_E: steep lens light is not resolved by whole pixels)",
     )
     survey: Survey = Field(Survey(), description="pixels, seeing, depth")
     population: Population = Field(Population(), description="what is on the sky")
