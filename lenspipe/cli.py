@@ -140,9 +140,8 @@ def status(
             print(f"{name}: units not known yet")
             continue
         parts = [f"{counts[what]} {what}" for what in ("ok", "failed", "running", "waiting") if counts[what]]
-        print(
-            f"{name}: {counts['units']} unit{'s' if counts['units'] != 1 else ''}: {', '.join(parts) or 'nothing to do'}"
-        )
+        units = "1 unit" if counts["units"] == 1 else f"{counts['units']} units"
+        print(f"{name}: {units}: {', '.join(parts) or 'nothing to do'}")
     for item in found["quarantined"]:
         print(f"  {item['stage']} {item['key']}: {item['reason']}: {item['detail']}")
 
