@@ -96,7 +96,7 @@ def model_figure(
     rows = len(bands)
     columns = 3 + -(-len(extras) // rows)
     # In inches: only panels with a colour bar need room on their right.
-    side, bar_room, left, top = 2.3, 0.62, 0.35, 0.55
+    side, bar_room, left, top = 2.3, 0.62, 0.12, 0.55
     lefts = left + np.cumsum([0, side + 0.1, *[side + bar_room] * (columns - 2)])
     width, height = lefts[-1] + side + bar_room, top + (side + 0.12) * rows
     figure = style.new_figure(width, height)
@@ -117,7 +117,7 @@ def model_figure(
         style.scale_bar(observed, box)
         artist = draw_residual(difference, (image[b] - model[b]) / sigma[b], valid[b], box)
         style.colour_bar(difference, artist, "(data − model) / σ", (-5, 0, 5))
-        observed.set_ylabel(band, fontsize=10, rotation=0, ha="right", va="center", color=style.INK)
+        style.note(observed, band)
         style.curves(modelled, critical_curves, style.CRITICAL, 0.6)
         if b == 0:
             for axes, text in ((observed, "observed"), (modelled, "model"), (difference, "normalised residual")):
@@ -133,8 +133,18 @@ def model_figure(
         if place % rows == 0:
             style.heading(axes, extra)
         else:
-            axes.text(0.04, 0.95, extra, transform=axes.transAxes, color="white", fontsize=9, va="top")
+            style.note(axes, extra)
     style.save(figure, path)
+
+
+def some(available: int, wanted: int) -> NDArray[np.int64]:
+    """Sorted indices of at most `wanted` of `available` draws, the same each time.
+
+    Not evenly spaced: walkers are interleaved, and a stride that shares a factor with their number sees but a few.
+    """
+    if available <= wanted:
+        return np.arange(available)
+    return np.sort(np.random.default_rng(0).choice(available, wanted, replace=False))
 
 
 def corner_figure(
@@ -153,12 +163,12 @@ def corner_figure(
     ----------
     samples : (S, P).
     best, truth : (P,), the optimum (orange) and the true values of a simulation (green, NaN where unknown).
-    draws : samples drawn from, evenly spaced: more would not be seen.
+    draws : samples that are drawn: more would not be seen.
     """
     import corner
 
     columns = [names.index(n) for n in show if n in names] or list(range(len(names)))
-    picked = samples[:: max(1, len(samples) // draws)][:, columns]
+    picked = samples[some(len(samples), draws)][:, columns]
     limits = []
     for column in picked.T:
         low, high = np.percentile(column, (0.1, 99.9))
@@ -211,7 +221,7 @@ def trace_figure(
     ----------
     samples, log_prob : (chain, draw, P) and (chain, draw).
     rhat, ess : P values each.
-    draws : points drawn of each chain, evenly spaced.
+    draws : points that are drawn of each chain.
     """
     panels = len(names) + 1
     columns = 3
@@ -219,13 +229,12 @@ def trace_figure(
     figure = style.new_figure(11, 1.25 * rows + 0.5)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.35 / (1.25 * rows + 0.5), top=0.97, wspace=0.2, hspace=0.42)
-    step = max(1, samples.shape[1] // draws)
-    along = np.arange(0, samples.shape[1], step)
+    along = some(samples.shape[1], draws)
     # A line through interleaved walkers is noise; a running median over 1/30 of the chain shows a drift.
     window = max(1, len(along) // 30)
     for p, axes in enumerate(grid[:panels]):
         values = log_prob if p == panels - 1 else samples[:, :, p]
-        for c, chain in enumerate(values[:, ::step]):
+        for c, chain in enumerate(values[:, along]):
             colour = style.CHAIN_COLOURS[c % len(style.CHAIN_COLOURS)]
             axes.plot(along, chain, ".", color=colour, alpha=0.3, ms=1.8, mew=0)
             whole = len(chain) // window * window

@@ -172,9 +172,9 @@ def _table(axes: Axes, quantities: Mapping[str, Mapping[str, Any]], title: str, 
     """As many rows as there are quantities, the print as small as that needs; the true values where some are known."""
     axes.set_axis_off()
     rows = text.rows(quantities)
-    height = axes.get_position().height * 8.27 * 72  # points
+    width, height = axes.get_position().width * 11.69, axes.get_position().height * 8.27 * 72  # inches, points
     step = min(1 / (len(rows) + 1), 12.5 / height)
-    size = 0.68 * step * height
+    size = min(0.68 * step * height, 2.0 * width)
     columns = {"name": 0.0, "median": 0.54, "minus": 0.67, "plus": 0.8, "unit": 0.82, "truth": 1.0}
     y = 1 - step / 2
 

@@ -71,6 +71,13 @@ def heading(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=9, color=INK, pad=4)
 
 
+def note(axes: Axes, text: str) -> None:
+    """White words in the upper left corner of a picture."""
+    halo: list[AbstractPathEffect] = [withStroke(linewidth=2.6, foreground="black")]
+    written = axes.text(0.04, 0.95, text, transform=axes.transAxes, color="white", fontsize=10, va="top")
+    written.set_path_effects(halo)
+
+
 def extent(shape: Sequence[int], pixel_scale: float) -> Box:
     """Edges in arcsec of an (H, W) image with its centre at the origin."""
     half_y, half_x = (n * pixel_scale / 2 for n in shape[-2:])

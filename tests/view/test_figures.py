@@ -89,6 +89,13 @@ def test_corner_shows_the_deflector_and_survives_a_fixed_parameter(tmp_path: Pat
     assert pixels(tmp_path / "a.png").shape[0] > pixels(tmp_path / "b.png").shape[0] > 200
 
 
+def test_draws_that_are_shown_come_from_all_walkers() -> None:
+    picked = figures.some(40 * 6000, 4000)
+    assert len(set(picked)) == 4000 and (np.diff(picked) > 0).all()
+    assert np.bincount(picked % 40, minlength=40).min() > 60
+    assert figures.some(10, 20).tolist() == list(range(10))
+
+
 def test_trace_tells_a_stuck_chain_from_a_mixed_one(tmp_path: Path) -> None:
     samples, log_prob = example.draws(per_chain=400)
     ones = np.ones(len(example.NAMES))
