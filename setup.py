@@ -14,7 +14,14 @@ setup(
             "lenspipe.lensing.kernel._kernel",
             sources=sorted(str(p) for p in KERNEL.glob("*.cpp")),
             depends=sorted(str(p) for p in KERNEL.glob("*.h")),
-            extra_compile_args=["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"],
+            extra_compile_args=[
+                "-std=c++17",
+                "-O3",
+                "-fno-math-errno",
+                "-fno-trapping-math",
+                "-ffp-contract=fast",
+                "-g0",
+            ],
             language="c++",
             optional=True,
         )
