@@ -98,15 +98,21 @@ def _left_out(intake: list[Row], failures: dict[str, dict[str, Row]]) -> list[tu
 
 
 def _facts(lenses: list[Row], figures: Row, seed: int) -> list[tuple[str, str]]:
-    """About the run: when, with what, from which seed."""
-    facts = [("written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"), ("lenspipe", __version__), ("seed", str(seed))]
+    """About the run: when, with what, from which seed, and the figures that are no headlines."""
+    from lenspipe.view.page import HEADLINES
+
+    facts = [
+        ("written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
+        ("lenspipe", __version__),
+        ("seed of this stage", str(seed)),
+    ]
     origins = sorted({row["masks_origin"] for row in lenses if row["masks_origin"]})
     if origins:
         facts.append(("segmentation by", ", ".join(origins)))
     versions = [json.loads(row["versions"]) for row in lenses if row.get("versions")]
     if versions:
         facts.append(("versions", ", ".join(f"{name} {number}" for name, number in versions[0].items())))
-    simple = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
+    simple = {name: v for name, v in figures.items() if isinstance(v, int | float | str) and name not in HEADLINES}
     return [
         *facts,
         *((name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in simple.items()),
