@@ -1,9 +1,7 @@
 """Scenes to noiseless layers, many at a time.
 
-The Gaussian PSF is the *effective* one, as measured on stars in the pixels of the coadd: it includes the pixel. So
-the surface brightness is sampled on subpixels, blurred there, and read off at the pixel centres, without averaging
-over the pixel once more. With one subpixel this is exactly what a fit without supersampling models; with more, the
-flux and the place of sources narrower than a pixel come out right as well.
+The numerics are lenstronomy's, and so those of a fit: surface brightness averaged over a pixel's subpixels, then
+blurred by the Gaussian PSF on the pixel grid. Stars are the PSF itself, read off at the pixel centres.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lenspipe.lensing import grid, light, mass
+from lenspipe.lensing import grid, light, mass, psf
 from lenspipe.sim.population import LAYERS, Light, Scene
 from lenspipe.sim.survey import Survey
 
@@ -33,7 +31,7 @@ def layers(
     ----------
     scenes : N scenes.
     fwhm : (N, B) arcsec.
-    supersampling : subpixels on a pixel's side; odd, so that one of them lies at the pixel's centre.
+    supersampling : subpixels on a pixel's side.
 
     Returns
     -------
@@ -58,19 +56,17 @@ def _render(
 ) -> Tensor:
     """(K, B, H, W) flux per pixel of K profiles that are all extended or all points, all lensed or all not."""
     n, scale = survey.n_pixels, survey.pixel_scale
-    x, y = grid.axes(n, n, scale, supersampling, dtype=torch.float32)
     flux = torch.as_tensor(survey.flux(np.stack([item.magnitude for item in items])), dtype=torch.float32)
-    sigma = torch.as_tensor(fwhm / math.sqrt(8 * math.log(2)), dtype=torch.float32)[:, :, None, None]
-    centres = x[0, supersampling // 2 :: supersampling]
     if items[0].radius == 0:
-        across, up = (_gaussian(centres[:, None] - _column(items, name)[:, None], sigma) * scale for name in ("x", "y"))
-        return flux[:, :, None, None] * up @ across.transpose(-1, -2)
-    brightness = _surface_brightness(scenes, items, x, y)[:, None]
-    # Subpixels (columns) gathered by each pixel centre (rows); normalised, so that an edge stays as bright as it is.
-    blur = _gaussian(centres[:, None] - x, sigma)
-    blur = blur / blur.sum(-1, keepdim=True)
-    image = blur @ brightness @ blur.transpose(-1, -2)
-    return flux[:, :, None, None] * scale**2 * image
+        x, _ = grid.axes(n, n, scale, dtype=torch.float32)
+        sigma = torch.as_tensor(fwhm / math.sqrt(8 * math.log(2)), dtype=torch.float32)[:, :, None, None]
+        across, up = (_gaussian(x.mT - _column(items, name)[:, None], sigma) * scale for name in ("x", "y"))
+        return flux[:, :, None, None] * up @ across.mT
+    x, y = grid.axes(n, n, scale, supersampling, dtype=torch.float32)
+    brightness = grid.bin_mean(_surface_brightness(scenes, items, x, y), supersampling)[:, None]
+    operators = np.array([[psf.gaussian_operators(n, n, float(f), scale)[0] for f in row] for row in fwhm])
+    blur = torch.as_tensor(operators, dtype=torch.float32)
+    return flux[:, :, None, None] * scale**2 * (blur @ brightness @ blur.mT)
 
 
 def _surface_brightness(scenes: Sequence[Scene], items: Sequence[Light], x: Tensor, y: Tensor) -> Tensor:

@@ -56,21 +56,9 @@ class SimulateConfig(Config):
     n_lenses: int = Field(1200, ge=0, description="simulated lenses")
     n_nonlenses: int = Field(1200, ge=0, description="ellipticals, blue companions, spirals, star fields, blank fields")
     prefix: str = Field("SIM", description="of the ids: SIM0000012")
-    supersampling: int = Field(
-        3,
-        ge=1,
-        description="subpixels on a pixel's side, odd; 1 is what a fit without supersampling models (such a fit of "
-        "images made with 5 was off by up to 4 % in theta_E: steep lens light is not resolved by whole pixels)",
-    )
+    supersampling: int = Field(3, ge=1, description="subpixels on a pixel's side over which profiles are averaged")
     survey: Survey = Field(Survey(), description="pixels, seeing, depth")
     population: Population = Field(Population(), description="what is on the sky")
-
-    @field_validator("supersampling")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("must be odd, so that a subpixel lies at the pixel's centre")
-        return value
 
     @field_validator("prefix")
     @classmethod

@@ -61,7 +61,6 @@ def test_an_object_does_not_change_with_the_number_of_objects(made, tmp_path):
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        ({"supersampling": 2}, "must be odd"),
         ({"n_lenses": 0, "n_nonlenses": 0}, "both 0"),
         ({"prefix": "../x"}, "prefix"),
         ({"population": {"theta_e": [1, 2]}}, "did you mean 'theta_E'"),
