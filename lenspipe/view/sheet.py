@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -147,8 +148,8 @@ def _masks(axes: Axes, masks: NDArray[Any] | None, box: style.Box) -> None:
         return
     most_likely = masks.argmax(0)
     handles = []
-    for c, name in enumerate(CLASSES[:3]):
-        here = most_likely == c
+    for name in ("lens", "noise", "source"):  # the source last: its outline is the one to see
+        here = most_likely == CLASSES.index(name)
         if not here.any():
             continue
         colour = style.CLASS_COLOURS[name]
@@ -156,6 +157,9 @@ def _masks(axes: Axes, masks: NDArray[Any] | None, box: style.Box) -> None:
         step_x, step_y = (box[1] - box[0]) / here.shape[1], (box[3] - box[2]) / here.shape[0]
         x = box[0] + (np.arange(-1, here.shape[1] + 1) + 0.5) * step_x
         y = box[2] + (np.arange(-1, here.shape[0] + 1) + 0.5) * step_y
+        tint = np.zeros((*here.shape, 4))
+        tint[here] = to_rgba(colour, 0.22)
+        axes.imshow(tint, origin="lower", extent=box, interpolation="nearest")
         axes.contour(x, y, np.pad(here, 1).astype(float), levels=[0.5], colors=[colour], linewidths=1.3)
         handles.append(Line2D([], [], color=colour, lw=2, label="other objects" if name == "noise" else name))
     axes.set(xlim=box[:2], ylim=box[2:])
