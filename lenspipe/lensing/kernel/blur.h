@@ -83,11 +83,12 @@ INLINE void horizontal_rows(const Gaussian<T>& g, const Extent& extent, const T*
   for (int c = first; c < last; c++) {
     Vec<T> acc[R] = {};
     const T* w = g.cols + g.offset[c];
-    const T* row = image + long(j) * g.stride;
-    for (int i = g.left[c]; i < g.right[c]; i++, w += L) {
+    const long stride = g.stride;
+    const T *row = image + j * stride + g.left[c], *end = image + j * stride + g.right[c];
+    for (; row < end; row++, w += L) {
       const Vec<T> v = load(w);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) acc[r] += v * splat(row[r * g.stride + i]);
+      for (int r = 0; r < R; r++) acc[r] += v * splat(row[r * stride]);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) store(out + long(j + r) * g.stride + c * L, acc[r]);
