@@ -1,14 +1,20 @@
-"""What a fit can be told: the lens model, its priors, the likelihood, the search, the sampler, the verdict."""
+"""What a fit can be told: the lens model, its priors, the likelihood, the search, the sampler, the verdict.
+
+Options left null are chosen by how sharp the image is (`FitConfig.resolve`): from space, real galaxies are no single
+Sersic profile, and a fit that assumes one is wrong without showing it.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from lenspipe.config import Config
 from lenspipe.infer.priors import Prior
 
+SHARP = 0.3
+"""arcsec; images with a narrower PSF are sharp: from space, or with adaptive optics."""
 Mass = Literal["SIE", "SHEAR"]
 Light = Literal["SERSIC_ELLIPSE"]
 
@@ -18,8 +24,8 @@ class SceneConfig(Config):
 
     lens: tuple[Mass, ...] = Field(default=("SIE", "SHEAR"), min_length=1)
     source: tuple[Light, ...] = Field(default=("SERSIC_ELLIPSE",), min_length=1)
-    lens_light: tuple[Light, ...] = ("SERSIC_ELLIPSE",)
-    sky: bool = Field(default=False, description="fit a constant sky level per band")
+    lens_light: tuple[Light, ...] | None = Field(default=None, description="null: two Sersics if sharp, else one")
+    sky: bool | None = Field(default=None, description="fit a constant sky level per band; null: if sharp")
     joint_centre: bool = Field(default=True, description="first lens light and main deflector share a centre")
 
 
@@ -29,12 +35,20 @@ class DataConfig(Config):
     window: float | None = Field(
         default=None, gt=0, description="side of the fitted square, arcsec; None = 6 arcsec or 25 FWHM of the PSF"
     )
-    radius: float | None = Field(default=None, gt=0, description="pixels farther from the centre are masked, arcsec")
-    core: float = Field(default=0.0, ge=0, description="pixels nearer to the lens centre are masked, arcsec")
+    radius: float | None = Field(
+        default=None,
+        gt=0,
+        description="pixels farther from the lens are masked, arcsec; null: half the window if sharp",
+    )
+    core: float | None = Field(
+        default=None, ge=0, description="pixels nearer to the lens are masked, arcsec; null: 0.15 if sharp, else 0"
+    )
     noise_probability: float = Field(default=0.5, gt=0, le=1, description="other objects are masked above this")
     grow: int = Field(default=1, ge=0, description="pixels by which masks of other objects grow")
-    light_error: float = Field(
-        default=0.0, ge=0, description="fraction of the lens light added to sigma in quadrature: its model error"
+    light_error: float | None = Field(
+        default=None,
+        ge=0,
+        description="share of the lens light added to sigma in quadrature, as its model's error; null: 0.03 if sharp",
     )
     supersampling: int = Field(default=1, ge=1, le=8, description="subpixels per pixel and axis")
     marginalise: bool = Field(default=True, description="integrate over the amplitudes instead of maximising")
@@ -44,8 +58,8 @@ class DataConfig(Config):
 class SearchConfig(Config):
     """How the optimum is looked for."""
 
-    starts: int = Field(default=24, ge=3, description="starts that are optimised together")
-    finalists: int = Field(default=6, ge=1, description="distinct optima that are polished")
+    starts: int = Field(default=36, ge=3, description="starts that are optimised together")
+    finalists: int = Field(default=10, ge=1, description="distinct optima that are polished")
     radii: int = Field(default=24, ge=3, description="Einstein radii of the coarse grid")
     theta_E_min: float = Field(default=0.3, gt=0, description="smallest radius of the grid, arcsec")
     theta_E_max: float | None = Field(default=None, gt=0, description="largest, arcsec; None = 0.7 of the half width")
@@ -83,9 +97,29 @@ class FitConfig(Config):
 
     model: SceneConfig = SceneConfig()
     priors: dict[str, Prior] = Field(default_factory=dict, description="parameter name -> prior, over the defaults")
-    mass_follows_light: float | None = Field(default=None, gt=0, description="prior sigma of e_mass - e_light")
+    mass_follows_light: float | None = Field(
+        default=None, gt=0, description="prior sigma of e_mass - e_light, each component; null: 0.1 if sharp, else none"
+    )
     data: DataConfig = DataConfig()
     search: SearchConfig = SearchConfig()
     sampler: SamplerConfig = SamplerConfig()
     verdict: VerdictConfig = VerdictConfig()
     cosmology: Literal["Planck18", "FlatLambdaCDM70"] = "Planck18"
+
+    def resolve(self, fwhm: float, window: float) -> Self:
+        """This config with every null chosen, for a PSF of `fwhm` and a default window of `window` arcsec."""
+        sharp = fwhm < SHARP
+        side = self.data.window or window
+        light: tuple[Light, ...] = ("SERSIC_ELLIPSE", "SERSIC_ELLIPSE") if sharp else ("SERSIC_ELLIPSE",)
+
+        def chosen(part: Config, values: dict[str, object]) -> Config:
+            return part.model_copy(update={k: v for k, v in values.items() if getattr(part, k) is None})
+
+        data = {"window": side, "radius": side / 2 - fwhm if sharp else None, "core": 0.15 if sharp else 0.0}
+        return self.model_copy(
+            update={
+                "model": chosen(self.model, {"lens_light": light, "sky": sharp}),
+                "data": chosen(self.data, {**data, "light_error": 0.03 if sharp else 0.0}),
+                "mass_follows_light": self.mass_follows_light or (0.1 if sharp else None),
+            }
+        )

@@ -20,7 +20,7 @@ from lenspipe.infer.config import FitConfig
 from lenspipe.infer.derived import Quantity
 from lenspipe.infer.likelihood import Likelihood
 from lenspipe.infer.optimise import Optima, levenberg_marquardt, normal_equations
-from lenspipe.infer.prepare import Prepared, prepare, with_light_error
+from lenspipe.infer.prepare import Prepared, default_window, prepare, seeing, with_light_error
 from lenspipe.infer.priors import Priors
 from lenspipe.infer.reference import Lenstronomy
 from lenspipe.infer.sample import Chains, sample
@@ -64,8 +64,9 @@ class Images:
 
 @dataclass(frozen=True)
 class Fit:
-    """All that is known about one candidate in the end."""
+    """All that is known about one candidate in the end; `config` with every choice made."""
 
+    config: FitConfig
     scene: Scene
     priors: Priors
     prepared: Prepared
@@ -105,8 +106,9 @@ def fit(
     CandidateError : where there is nothing to fit or no start with a finite likelihood.
     """
     begun = time.perf_counter()
+    config = config.resolve(seeing(cutout), default_window(cutout, masks))
     model, data = config.model, config.data
-    scene = build(model.lens, model.source, model.lens_light, model.sky, model.joint_centre)
+    scene = build(model.lens, model.source, model.lens_light or (), bool(model.sky), model.joint_centre)
     priors = Priors(scene.names, config.priors, config.mass_follows_light)
     prepared = prepare(cutout, masks, data)
     light, light_model = starts.lens_light(prepared, scene, priors)
@@ -140,6 +142,7 @@ def fit(
     free = len(vector) + len(scene.amplitudes) * len(images.data)
     value, difference = _compare(exact, vector)
     return Fit(
+        config=config,
         scene=scene,
         priors=priors,
         prepared=prepared,
@@ -181,10 +184,10 @@ def _search(objective: starts.Objective, prepared: Prepared, light: dict[str, fl
     if not np.isfinite(cost).any() or cost.min() > 1e11:
         raise CandidateError(Reason.NO_FINITE_START, f"none of {len(points)} starts has a finite likelihood.")
     begin = starts.choose(points, cost, points[:, column], config.search.starts)
-    coarse = levenberg_marquardt(objective, begin, lower, upper, iterations=8)
-    few = starts.distinct(coarse.u, coarse.cost, column, config.search.finalists)
-    fine = levenberg_marquardt(objective, coarse.u[few], lower, upper, iterations=30)
-    order = np.argsort(fine.cost)
+    coarse = levenberg_marquardt(objective, begin, lower, upper, iterations=12)
+    few = starts.distinct(coarse.u, coarse.cost, config.search.finalists)
+    fine = levenberg_marquardt(objective, coarse.u[few], lower, upper, iterations=40)
+    order = starts.distinct(fine.u, fine.cost, len(few))
     return Optima(fine.u[order], fine.cost[order])
 
 

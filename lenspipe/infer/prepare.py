@@ -35,7 +35,7 @@ def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared
     ------
     CandidateError : where masks exist but show no lens, or where no pixel is left.
     """
-    side = config.window or _default_window(cutout, masks)
+    side = config.window or default_window(cutout, masks)
     rows, columns = (_window(n, cutout.pixel_scale, side) for n in cutout.shape)
     window = np.s_[..., rows, columns]
     image, sigma, mask = cutout.image[window], cutout.sigma[window], cutout.valid[window].copy()
@@ -60,7 +60,7 @@ def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared
     distance = np.hypot(x - centre[0], y - centre[1])
     if config.radius is not None:
         mask &= distance < config.radius
-    mask &= distance >= config.core
+    mask &= distance >= (config.core or 0)
     if not mask.any((1, 2)).all():
         raise CandidateError(Reason.BAND_UNUSABLE, f"{cutout.id}: no pixel is left to fit in some band.")
     poisson = bool(np.isfinite(cutout.background_rms).all() and np.isfinite(cutout.exposure_time).all())
@@ -90,23 +90,23 @@ def with_light_error(imaging: Imaging, light: NDArray[np.float64], fraction: flo
     return replace(imaging, sigma=total, background_rms=None, exposure_time=None)
 
 
-def _default_window(cutout: Cutout, masks: Masks | None) -> float:
+def seeing(cutout: Cutout) -> float:
+    """FWHM of the broadest band's PSF, arcsec; of a PSF image that of the circle as large as its upper half."""
+    scale = cutout.pixel_scale
+    circles = [2 * float(np.sqrt((k > k.max() / 2).sum() / np.pi)) * scale for k in cutout.psf]
+    return max(float(f) if np.isfinite(f) else c for f, c in zip(cutout.psf_fwhm, circles))
+
+
+def default_window(cutout: Cutout, masks: Masks | None) -> float:
     """Arcsec: room for a galaxy-scale lens at the image's resolution, and for all of the segmented arc."""
-    fwhm = [
-        f if np.isfinite(f) else _fwhm(kernel) * cutout.pixel_scale for f, kernel in zip(cutout.psf_fwhm, cutout.psf)
-    ]
-    side = max(6.0, 25 * max(fwhm))
+    side = max(6.0, 25 * seeing(cutout))
     if masks is not None and (masks.of("source") > 0.5).any():
         rows, columns = np.nonzero(masks.of("source") > 0.5)
         height, width = cutout.shape
-        offset = max(np.abs(rows - (height - 1) / 2).max(), np.abs(columns - (width - 1) / 2).max())
-        side = max(side, 2.4 * float(offset) * cutout.pixel_scale)
+        offset = np.maximum(np.abs(rows - (height - 1) / 2), np.abs(columns - (width - 1) / 2))
+        # Nine tenths of it: a neighbour taken for a source must not open the window to its full width.
+        side = max(side, 2.6 * float(np.percentile(offset, 90)) * cutout.pixel_scale)
     return side
-
-
-def _fwhm(kernel: NDArray[np.float32]) -> float:
-    """FWHM in pixels of the circle that covers what is above half the maximum."""
-    return 2 * float(np.sqrt((kernel > kernel.max() / 2).sum() / np.pi))
 
 
 def _window(size: int, pixel_scale: float, window: float) -> slice:

@@ -114,11 +114,11 @@ def choose(u: Floats, cost: Floats, radius: Floats, count: int) -> Floats:
     return u[[*first, *rest][:count]]
 
 
-def distinct(u: Floats, cost: Floats, column: int, count: int, apart: float = 0.03) -> NDArray[np.intp]:
-    """Indices of up to `count` best points whose coordinate `column` (ln theta_E) differs by `apart` or more."""
+def distinct(u: Floats, cost: Floats, count: int) -> NDArray[np.intp]:
+    """Indices of up to `count` best points, without those that have arrived where a better one already is."""
     kept: list[int] = []
     for i in np.argsort(cost):
-        if all(abs(u[i, column] - u[j, column]) > apart for j in kept):
+        if all(np.abs(u[i] - u[j]).max() > 0.02 for j in kept):
             kept.append(int(i))
         if len(kept) == count:
             break

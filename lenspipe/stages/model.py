@@ -70,7 +70,7 @@ def fit_to_folder(
         id=cutout.id,
         walkers=result.chains.u.shape[2],
         priors=result.priors.describe(),
-        config=config.model_dump(mode="json"),
+        config=result.config.model_dump(mode="json"),
         versions=versions,
         seed=seed,
     )
