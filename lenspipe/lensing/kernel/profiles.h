@@ -53,6 +53,7 @@ struct Sersic {
     floor = T(1e-8 / (radius * radius)), power = T(0.5 / n);
     const double log2_e = 1.4426950408889634074;
     scale = T(-log2_e * fmax(1.9992 * n - 0.3271, 1e-5));
+    if (scale < -Simd<T>::high) scale = T(NAN);  // the centre would overflow
   }
 
   // `bad` becomes NaN where the brightness is not a number.
@@ -62,10 +63,12 @@ struct Sersic {
     Vec<T> squared = u * u + v * v;
     squared = at_most<T>(at_least<T>(squared, splat<T>(floor)), splat<T>(T(2e6)));
     bad += squared * T(0);
-    const Vec<T> relative = power_of_two<T>(power * log2_ratio<T>(squared, splat<T>(T(1))));
+    const Vec<T> low = splat<T>(Simd<T>::low), high = splat<T>(Simd<T>::high);
+    const Vec<T> slope = power * log2_ratio<T>(squared, splat<T>(T(1)));
+    const Vec<T> relative = power_of_two<T>(at_most<T>(at_least<T>(slope, low), high));
     const Vec<T> exponent = scale * relative - scale;
     const Vec<T> zero = {};
-    const Vec<T> value = exponent < splat<T>(Simd<T>::low) ? zero : power_of_two<T>(exponent);
+    const Vec<T> value = exponent < low ? zero : power_of_two<T>(exponent);
     return squared > splat<T>(T(1e6)) ? zero : value;
   }
 };
