@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,6 +88,7 @@ def run_workflow(
     from lenspipe.run.ledger import Ledger
     from lenspipe.run.lock import hold
     from lenspipe.run.progress import Lines, choose
+    from lenspipe.run.results import result_lines
 
     graph, capacity = build(flow.instances), where.capacity()
     if backend not in ("parsl", "inline"):
@@ -116,6 +118,8 @@ def run_workflow(
     for mistake in driver.mistakes:
         print(mistake, file=sys.stderr)
     print(driver.summary())
+    if code in (0, 3):
+        print("".join(f"{line}\n" for line in result_lines(out, graph.order)), end="")
     return code
 
 
@@ -193,11 +197,29 @@ def _stage_help(stage: Any) -> str:
     for title, products in (("Inputs", stage.inputs), ("Optional", stage.optional), ("Outputs", stage.outputs)):
         if products:
             lines += [f"{title}: {', '.join(product.name for product in products)}.", ""]
-    lines.append("Options for --set:")
-    for key, info in stage.config.model_fields.items():
-        default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)}"
-        lines += ["", f"- {key}: {info.description or ''} ({default})"]
+    lines.append("Options for --set:" if stage.config.model_fields else "No options for --set.")
+    for line in _option_lines(stage.config, {}):
+        lines += ["", line]
     return "\n".join(lines)
+
+
+def _option_lines(model: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """One line an option, nested ones under dotted keys; `values` are defaults over the model's own."""
+    from pydantic import BaseModel
+    from pydantic_core import to_jsonable_python
+
+    for name, info in model.model_fields.items():
+        key = f"{prefix}{name}"
+        about = f": {info.description}" if info.description else ""
+        if name not in values and info.is_required():
+            yield f"- {key}{about} (required)"
+            continue
+        value = values.get(name, info.get_default(call_default_factory=True))
+        if isinstance(value, BaseModel):
+            yield from _option_lines(type(value), dict(value), f"{key}.")
+            continue
+        default = value if isinstance(value, str) and value else json.dumps(to_jsonable_python(value))
+        yield f"- {key}{about} (default {default})"
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ class Product:
     """A kind of file (or, where `directory`, of folder) that stages make and read.
 
     A `shared` one may be read in another corridor than the one that made it: a network's weights are.
+    `shown` is what a user is pointed to when a run ends: a file within a folder, or empty for the product itself.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Product:
     schema: int = 1
     directory: bool = False
     shared: bool = False
+    shown: str | None = None
 
     @property
     def keyed(self) -> bool:
@@ -50,7 +52,7 @@ MODEL = Product("model", "models/{aa}/{key}", directory=True)
 """``fit.json posterior.h5 model.fits model.png corner.png trace.png sheet.png parameters.txt``."""
 FAILURES = Product("failures", "failures.json")
 """Written by the driver: stage -> key -> {reason, detail} of every unit that was quarantined upstream."""
-LENSES = Product("lenses", "lenses.ecsv")
+LENSES = Product("lenses", "lenses.ecsv", shown="")
 LENSES_PARQUET = Product("lenses_parquet", "lenses.parquet")
 FIGURES = Product("figures", "figures.json")
-REPORT = Product("report", "report", directory=True)
+REPORT = Product("report", "report", directory=True, shown="index.html")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ Inputs = Mapping[str, Any]
 Outputs = Mapping[str, Any]
 """Product name -> temporary `Path`, or -> ``{key: temporary Path}``; asking for a new key makes its path."""
 Run = Callable[[Any, Inputs, Outputs, int], dict[str, Any]]
-"""``run(config, inputs, outputs, seed)`` -> ``{"figures": {...}, "failed": {key: {"reason", "detail"}}}``, both optional."""
+"""``run(config, inputs, outputs, seed)`` -> ``{"figures": {...}, "failed": {key: {"reason", "detail"}}}``, or less."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,13 @@ class Stage:
     name : also the command ``lenspipe NAME``.
     inputs, outputs : products; edges of the DAG follow from them.
     optional : inputs that may have no maker in the workflow (their name is then absent from ``inputs``).
+    outside : options -> the files and folders apart from products that ``run`` reads; a unit runs again when the
+        content of one has changed. What is not there may be among them: that is for ``run`` to say.
     config : pydantic model of the options.
     run : a plain function on paths.
     over : the index product (an ECSV with a column ``key``, and, if it has one, ``selected``) whose rows
         become units; None for a stage that runs once.
+    headline : of a stage that runs once, the names of the figures it returns that stand for the whole run.
     version : raise it when the same inputs give another output.
     summary : one line for ``--help``.
     """
@@ -63,7 +66,9 @@ class Stage:
     run: Run
     over: Product | None = None
     optional: tuple[Product, ...] = ()
+    outside: Callable[[Any], Iterable[Path]] | None = None
     resources: Resources = field(default_factory=Resources)
+    headline: tuple[str, ...] = ()
     version: int = 1
     summary: str = ""
 

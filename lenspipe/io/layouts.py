@@ -27,6 +27,9 @@ ID_COLUMNS = ("id", "COADD_OBJECT_ID", "Y6_COADD_OBJECT_ID", "OBJECT_ID")
 _PLANES = ("g", "r", "i", "z")
 """Order of the planes of the reference system's files, for those that hold more bands than are wanted."""
 Layout = Literal["auto", "table", "folders"]
+Source = str | list[str] | Mapping[str, str]
+"""Files, folders or globs; or one stack of cutouts a band. ``~`` and $VARIABLES are expanded."""
+_PARTS = ("image", "noise", "psf", "mask")
 
 
 @dataclass
@@ -55,27 +58,16 @@ class Reader:
     id_column: str | None = None
     fwhm_unit: Literal["pixel", "arcsec"] | None = None
 
-    def entries(self, source: str | Mapping[str, str] | list[str]) -> Iterator[Entry]:
+    def entries(self, source: Source) -> Iterator[Entry]:
         """All objects of files, folders and globs, or of one stack of cutouts per band."""
         if isinstance(source, Mapping):
             yield from self._guarded(Path(next(iter(source.values()))), self._band_stacks(source))
             return
-        for text in [source] if isinstance(source, str) else source:
-            expanded = os.path.expandvars(os.path.expanduser(text))
-            for found in sorted(glob.glob(expanded)) or [expanded]:
-                yield from self._path(Path(found))
-
-    def _path(self, path: Path) -> Iterator[Entry]:
-        if not path.is_dir():
-            yield from self._guarded(path, self._file(path))
-        elif self.layout != "table" and _part(path, "image") is not None:
-            yield self._folder(path)
-        else:
-            for item in sorted(path.iterdir()):
-                if item.is_dir() and not item.name.startswith(".") and self.layout != "table":
-                    yield self._folder(item)
-                elif fits.is_fits(item):
-                    yield from self._guarded(item, self._file(item))
+        for path in _places(source, self.layout):
+            if path.is_dir():
+                yield self._folder(path)
+            else:
+                yield from self._guarded(path, self._file(path))
 
     def _guarded(self, path: Path, entries: Iterator[Entry]) -> Iterator[Entry]:
         """`entries`; a file that fails as a whole becomes one failed entry."""
@@ -86,15 +78,15 @@ class Reader:
 
     def _folder(self, folder: Path) -> Entry:
         try:
-            image = _part(folder, "image")
-            if image is None:
+            parts = _parts(folder)
+            if "image" not in parts:
                 raise CandidateError(Reason.FILE_MISSING, f"{folder}: no image.fits in this folder.")
-            made = self._read(image, folder.name, **{name: _part(folder, name) for name in ("noise", "psf", "mask")})
+            made = self._read(parts.pop("image"), folder.name, **parts)
         except Exception as error:  # one candidate never stops the others
             return _failed(folder.name, str(folder), -1, error)
         return Entry(made.id, str(folder), cutout=made)
 
-    def _read(self, image: Path, name: str, **parts: Path | None) -> Cutout:
+    def _read(self, image: Path, name: str, **parts: Path) -> Cutout:
         return read_candidate(
             image, **parts, survey=self.survey, sigma_map=self.sigma_map, noise_kind=self.noise_kind, id=name
         )
@@ -138,7 +130,7 @@ class Reader:
             raise LenspipeError(f"source names the bands {list(source)}, survey.bands {list(bands)}.")
         stacks, headers, notes = [], [], []
         for band in bands:
-            path = Path(os.path.expandvars(os.path.expanduser(source[band])))
+            path = Path(_expand(source[band]))
             with fits.opened(path) as (hdus, found):
                 hdu = next((hdu for hdu in hdus if fits.is_image(hdu)), None)
                 data = None if hdu is None else np.array(fits.image_data(hdu, str(path)))
@@ -151,9 +143,9 @@ class Reader:
             raise CandidateError(
                 Reason.SHAPE_MISMATCH, f"{path}: the bands' stacks have shapes {[s.shape for s in stacks]}."
             )
-        folder = Path(os.path.expandvars(os.path.expanduser(source[bands[0]])))
+        first = Path(_expand(source[bands[0]]))
         planes = list(range(len(bands)))
-        yield from self._rows(folder, np.stack(stacks, axis=1), planes, bands, headers[0], None, None, notes)
+        yield from self._rows(first, np.stack(stacks, axis=1), planes, bands, headers[0], None, None, notes)
 
     def _bands(self, header: Any, n_planes: int, where: str) -> tuple[tuple[str, ...], list[int], list[str]]:
         """Names of the bands, the planes that hold them, and notes. Planes are named by BANDS in the header."""
@@ -323,9 +315,40 @@ def _failed(name: str, file: str, row: int, error: Exception) -> Entry:
     return Entry(safe_key(name), file, row, reason=str(error.reason), detail=error.detail)
 
 
-def _part(folder: Path, name: str) -> Path | None:
-    """``name.fits`` in `folder`, gzipped or not."""
-    return next((p for p in sorted(folder.iterdir()) if fits.is_fits(p) and fits.stem(p) == name), None)
+def files(source: Source, layout: Layout) -> Iterator[Path]:
+    """Every file that a `Reader` with such a layout would open, and those named that are not there."""
+    if isinstance(source, Mapping):
+        yield from (Path(_expand(text)) for text in source.values())
+        return
+    for path in _places(source, layout):
+        yield from _parts(path).values() if path.is_dir() else [path]
+
+
+def _places(source: str | list[str], layout: Layout) -> Iterator[Path]:
+    """Files to read, and folders that hold one candidate each."""
+    for text in [source] if isinstance(source, str) else source:
+        expanded = _expand(text)
+        for path in map(Path, sorted(glob.glob(expanded)) or [expanded]):
+            if not path.is_dir() or (layout != "table" and "image" in _parts(path)):
+                yield path
+                continue
+            for item in sorted(path.iterdir()):
+                if item.is_dir():
+                    wanted = layout != "table" and not item.name.startswith(".")
+                else:
+                    wanted = fits.is_fits(item)
+                if wanted:
+                    yield item
+
+
+def _expand(text: str) -> str:
+    return os.path.expandvars(os.path.expanduser(text))
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """``image.fits`` and what belongs to it in `folder`, by their names, gzipped or not."""
+    found = {fits.stem(path): path for path in sorted(folder.iterdir(), reverse=True) if fits.is_fits(path)}
+    return {name: found[name] for name in _PARTS if name in found}
 
 
 def _native(column: Any) -> NDArray[Any]:

@@ -29,6 +29,7 @@ from lenspipe.run.node import Node, index_keys
 from lenspipe.run.plan import Wanted, reason_to_run
 from lenspipe.run.progress import Progress
 from lenspipe.run.receipt import write_receipt
+from lenspipe.run.results import write_figures
 from lenspipe.stage import Task
 
 TRIES = 2
@@ -79,7 +80,9 @@ class Driver:
         self.prints = Fingerprints()
         for entry in self.ledger.entries.values():
             for made in entry["outputs"].values():
-                self.prints.learn(self.root / made["path"], made["size"], made["mtime_ns"], made["hash"])
+                self.prints.learn(self.root / made["path"], made)
+            for path, record in entry["outside"].items():
+                self.prints.learn(Path(path), record)
         self.nodes = [Node(item, options_hash(item.config)) for item in self.graph.order]
         by_name = {node.name: node for node in self.nodes}
         for node in self.nodes:
@@ -96,6 +99,7 @@ class Driver:
 
     def run(self, open_backend: OpenBackend) -> int:
         """Do all that is due; the backend is opened at the first task, not before. Returns the exit code."""
+        began = time.monotonic()
         with self._signals(), ExitStack() as stack:
             backend: Backend | None = None
             self.survey()
@@ -116,7 +120,10 @@ class Driver:
         if self.stopped_by:
             self.progress.say(f"stopped by {signal.Signals(self.stopped_by).name}; run it again to go on")
             return 128 + self.stopped_by
-        return self.exit_code()
+        code = self.exit_code()
+        if code in (0, 3) and any(node.ran for node in self.nodes):
+            write_figures(self.root, self.graph.order, time.monotonic() - began)
+        return code
 
     def survey(self) -> None:
         """Look at every unit whose inputs are settled. In a dry run what is due counts as settled."""
@@ -199,6 +206,7 @@ class Driver:
                 key,
                 stage_version=node.stage.version,
                 inputs=self._hashes(node, key),
+                outside=self._outside(node),
                 outputs={},
                 began=time.time(),
                 status="failed",
@@ -211,7 +219,7 @@ class Driver:
         """A unit has its receipt."""
         self.ledger.done(receipt)
         for made in receipt["outputs"].values():
-            self.prints.learn(self.root / made["path"], made["size"], made["mtime_ns"], made["hash"])
+            self.prints.learn(self.root / made["path"], made)
         node.ran += 1
         key, seconds = receipt["key"], receipt["seconds"]
         note = f"{key} {receipt['status']} {seconds:.1f} s".strip()
@@ -289,10 +297,15 @@ class Driver:
                 return f"input made anew: {label(product.name, key if product.keyed else '')}"
             if maker is not None and node.once and "due" in maker.outcome.values():
                 return f"input made anew: {product.name}"
-        hashes = self._hashes(node, key)
-        config = node.instance.config
-        wanted = Wanted(config, node.config_hash, node.instance.seed, node.stage.version, hashes)
         entry = self._entry(node, key)
+        wanted = Wanted(
+            node.instance.config,
+            node.config_hash,
+            node.instance.seed,
+            node.stage.version,
+            self._hashes(node, key),
+            self._outside(node) if entry else {},
+        )
         reason = reason_to_run(entry, wanted, self.root, self.prints)
         if not reason and entry is not None and entry["status"] == "failed" and (node.once or self.retry_failed):
             return f"failed before: {entry['reason']}"
@@ -377,6 +390,13 @@ class Driver:
             for member, path in members.items():
                 found[label(name, member)] = self.prints.of(self.root / path) or ""
         return found
+
+    def _outside(self, node: Node) -> dict[str, dict[str, Any]]:
+        """The files that the options of `node` name, looked at once a run."""
+        if node.outside is None:
+            config = node.stage.config.model_validate(node.instance.config)
+            node.outside = self.prints.outside(node.stage, config)
+        return node.outside
 
     def _task(self, node: Node, keys: tuple[str, ...], cpus: int) -> Task:
         instance = node.instance

@@ -18,7 +18,7 @@ from lenspipe.config import parse
 from lenspipe.errors import CandidateError, LenspipeError, Reason
 from lenspipe.io.atomic import commit, discard, temporary
 from lenspipe.products import Product
-from lenspipe.run.fingerprint import Fingerprints, stamp
+from lenspipe.run.fingerprint import Fingerprints
 from lenspipe.run.folder import log_path
 from lenspipe.run.receipt import write_receipt
 from lenspipe.stage import Stage, Task
@@ -99,12 +99,15 @@ class _Work:
         self.began = time.time()
         self.pending: dict[tuple[str, str], tuple[Product, Path, Path]] = {}
         self.hashes: dict[tuple[str, str], str] = {}
+        self.outside: dict[str, dict[str, Any]] = {}
         self.lost: dict[str, dict[str, str]] = {}
 
     def perform(self) -> list[dict[str, Any]]:
         task = self.task
         config = parse(self.stage.config, task.config, f"{task.corridor}.{task.stage}".lstrip("."))
         sweep(task, self.stage, self.root)
+        # Before they are read: a change while the stage runs is then seen by the next run.
+        self.outside = _seen.outside(self.stage, config)
         inputs = self._inputs()
         failed = dict(self.lost)
         figures: dict[str, Any] = {}
@@ -200,10 +203,9 @@ class _Work:
             if key in failed and (self.stage.over is not None or not temp.exists()):
                 continue
             commit(temp, final)
-            digest, now = _seen.of(final), stamp(final)
-            assert digest is not None and now is not None
-            where = final.relative_to(self.root).as_posix()
-            made[label(name, key)] = {"path": where, "hash": digest, "size": now[0], "mtime_ns": now[1]}
+            record = _seen.record(final)
+            assert record is not None
+            made[label(name, key)] = {"path": final.relative_to(self.root).as_posix(), **record}
         return made
 
     def _receipt(self, key: str, outputs: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -214,6 +216,7 @@ class _Work:
             key,
             stage_version=self.stage.version,
             inputs=inputs,
+            outside=self.outside,
             outputs=outputs,
             began=self.began,
             log=self.log,

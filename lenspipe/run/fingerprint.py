@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lenspipe.io.atomic import content_hash
+from lenspipe.stage import Stage
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
@@ -29,18 +31,37 @@ class Fingerprints:
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, int], str]] = {}
 
-    def learn(self, path: Path, size: int, mtime_ns: int, digest: str) -> None:
-        self._known[path] = ((size, mtime_ns), digest)
+    def learn(self, path: Path, record: dict[str, Any]) -> None:
+        """What `record` said of `path` once; more keys than its own are let pass."""
+        self._known[path] = ((record["size"], record["mtime_ns"]), record["hash"])
 
-    def of(self, path: Path) -> str | None:
-        """The content's hash as it is now, None if there is nothing."""
+    def record(self, path: Path) -> dict[str, Any] | None:
+        """``hash size mtime_ns`` as they are now, None if there is nothing."""
         now = stamp(path)
         if now is None:
             return None
         known = self._known.get(path)
         if known is None or known[0] != now:
             known = self._known[path] = (now, content_hash(path))
-        return known[1]
+        return {"hash": known[1], "size": now[0], "mtime_ns": now[1]}
+
+    def of(self, path: Path) -> str | None:
+        """The content's hash as it is now, None if there is nothing."""
+        record = self.record(path)
+        return None if record is None else str(record["hash"])
+
+    def outside(self, stage: Stage, config: Any) -> dict[str, dict[str, Any]]:
+        """Path -> `record` of every file that the options of `stage` name and that can be read."""
+        paths: list[Path] = []
+        found = {}
+        if stage.outside is not None:
+            with suppress(OSError):  # what cannot be read is for the stage to say
+                paths.extend(stage.outside(config))
+        for path in paths:
+            with suppress(OSError):
+                if record := self.record(path):
+                    found[path.as_posix()] = record
+        return found
 
 
 def options_hash(options: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ STATE = ".lenspipe"
 LEDGER = f"{STATE}/ledger.jsonl"
 LOCK = f"{STATE}/lock"
 RECEIPTS = f"{STATE}/receipts"
+FIGURES = "figures.json"
+"""Of the whole run; a corridor may have its own beside its products."""
 _RECEIPT = Product("receipt", "{aa}/{key}.json")
 
 

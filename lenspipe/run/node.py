@@ -25,6 +25,7 @@ class Node:
     outcome : key -> ``ok | failed | skipped`` (an input of it failed), and in a dry run ``due``.
     expanded : the keys are known.
     blocked : why nothing (more) of this stage can run, or empty.
+    outside : path -> ``hash size mtime_ns`` of the files that its options name, None until they are looked at.
     """
 
     instance: Instance
@@ -39,6 +40,7 @@ class Node:
     died: dict[str, int] = field(default_factory=dict)
     expanded: bool = False
     blocked: str = ""
+    outside: dict[str, dict[str, Any]] | None = None
     ran: int = 0
     total: int = 0
 

@@ -20,6 +20,7 @@ class Wanted:
     seed: int
     version: int
     inputs: dict[str, str]
+    outside: dict[str, dict[str, Any]]
 
 
 def reason_to_run(entry: dict[str, Any] | None, wanted: Wanted, root: Path, prints: Fingerprints) -> str:
@@ -35,17 +36,25 @@ def reason_to_run(entry: dict[str, Any] | None, wanted: Wanted, root: Path, prin
         return f"config changed: {_changes(entry['config_hash'], wanted.config, root)}"
     if entry["seed"] != wanted.seed:
         return "seed changed"
-    return _inputs_reason(entry["inputs"], wanted.inputs) or _outputs_reason(entry["outputs"], root, prints)
+    return (
+        _difference("input", entry["inputs"], wanted.inputs)
+        or _difference("file", _hashes(entry["outside"]), _hashes(wanted.outside))
+        or _outputs_reason(entry["outputs"], root, prints)
+    )
 
 
-def _inputs_reason(old: dict[str, str], new: dict[str, str]) -> str:
+def _hashes(records: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {path: record["hash"] for path, record in records.items()}
+
+
+def _difference(kind: str, old: dict[str, str], new: dict[str, str]) -> str:
     if old == new:
         return ""
     changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
     for what, names in (("changed", changed), ("new", sorted(new.keys() - old.keys()))):
         if names:
-            return f"input {what}: {_some(names)}"
-    return f"input gone: {_some(sorted(old.keys() - new.keys()))}"
+            return f"{kind} {what}: {_some(names)}"
+    return f"{kind} gone: {_some(sorted(old.keys() - new.keys()))}"
 
 
 def _outputs_reason(outputs: dict[str, dict[str, Any]], root: Path, prints: Fingerprints) -> str:

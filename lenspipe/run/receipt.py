@@ -21,7 +21,7 @@ SCHEMA = 1
 _PACKAGES = ("numpy", "scipy", "astropy", "h5py", "torch", "lenstronomy", "emcee", "parsl")
 _LEAN = (
     *("corridor", "stage", "key", "status", "reason", "detail", "config_hash", "seed", "version"),
-    *("inputs", "outputs", "failed", "seconds", "attempt", "log"),
+    *("inputs", "outside", "outputs", "failed", "seconds", "attempt", "log"),
 )
 
 
@@ -44,6 +44,7 @@ def write_receipt(
     *,
     stage_version: int,
     inputs: dict[str, str],
+    outside: dict[str, dict[str, Any]],
     outputs: dict[str, dict[str, Any]],
     began: float,
     status: str = "ok",
@@ -58,7 +59,8 @@ def write_receipt(
     Parameters
     ----------
     inputs : ``product`` or ``product/key`` -> content hash.
-    outputs : the same -> ``path, hash, size, mtime_ns``.
+    outside : path of a file that the options name -> ``hash, size, mtime_ns``.
+    outputs : ``product`` or ``product/key`` -> ``path, hash, size, mtime_ns``.
     began : seconds since the epoch.
     """
     digest = options_hash(task.config)
@@ -76,6 +78,7 @@ def write_receipt(
         "seed": task.seed,
         "version": stage_version,
         "inputs": inputs,
+        "outside": outside,
         "outputs": outputs,
         "failed": failed or {},
         "figures": figures or {},

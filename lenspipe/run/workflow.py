@@ -93,13 +93,16 @@ def split_set(text: str) -> tuple[list[str], Any]:
 
 
 def put(options: dict[str, Any], path: Sequence[str], value: Any, text: str) -> None:
-    """Set the nested key `path` of `options`; an unknown key is left to the options' own check."""
+    """Set the nested key `path` of `options`; an unknown key is left to the options' own check.
+
+    Mappings on the way are copied: in YAML one may stand in several places.
+    """
     for part in path[:-1]:
-        if options.get(part) is None:
-            options[part] = {}
-        options = options[part]
-        if not isinstance(options, dict):
+        below = {} if options.get(part) is None else options[part]
+        if not isinstance(below, dict):
             raise LenspipeError(f"--set {text}: {part} is not a mapping.")
+        options[part] = dict(below)
+        options = options[part]
     options[path[-1]] = value
 
 
@@ -119,7 +122,8 @@ def apply_set(data: dict[str, Any], text: str) -> None:
         raise LenspipeError(f"--set {text}: corridor {corridor} has no stage {wrong!r}{nearest(wrong, list(stages))}")
     if len(rest) == 1:
         raise LenspipeError(f"--set {text}: name a key of {corridor}.{rest[0]} too.")
-    put(stages, rest, value, text)
+    corridors[corridor] = dict(stages)
+    put(corridors[corridor], rest, value, text)
 
 
 def _corridor_of(stage: str, corridors: dict[str, Any], text: str) -> str:

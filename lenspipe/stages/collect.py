@@ -173,6 +173,10 @@ STAGE = Stage(
     outputs=(products.LENSES, products.LENSES_PARQUET, products.FIGURES),
     config=CollectConfig,
     run=run,
+    headline=(
+        *("n", "good", "theta_e_median_rel_error", "theta_e_coverage95"),
+        *("lenses_lost", "nonlenses_through", "nonlenses_modelled"),
+    ),
     resources=Resources(memory_gb=2.0, minutes=30.0),
-    summary="One row per candidate, failures included, and the figures of the run.",
+    summary="Collect one row per candidate, failures included, and the figures of the run.",
 )

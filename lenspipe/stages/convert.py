@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,12 @@ class ConvertConfig(Config):
         None, description="of the columns FWHM_WMEAN_*, to be stated where they carry no unit"
     )
     shard_size: int = Field(256, ge=1, description="objects in a shard")
+
+
+def outside(config: ConvertConfig) -> Iterable[Path]:
+    from lenspipe.io.layouts import files
+
+    return [] if config.source is None else files(config.source, config.layout)
 
 
 def run(config: ConvertConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
@@ -164,6 +171,7 @@ STAGE = Stage(
     name="convert",
     inputs=(),
     optional=(products.SIMULATIONS, products.LABELS),
+    outside=outside,
     outputs=(products.SHARDS, products.SHARD, products.INTAKE),
     config=ConvertConfig,
     run=run,

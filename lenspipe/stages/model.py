@@ -176,10 +176,10 @@ def _draw(
 STAGE = Stage(
     "model",
     over=CANDIDATES,
-    inputs=(CANDIDATES, BUNDLE),
+    inputs=(BUNDLE,),
     outputs=(MODEL,),
     config=ModelConfig,
     run=run,
     resources=Resources(cpus=1, memory_gb=2, minutes=30),
-    summary="fit a lens model to every selected candidate",
+    summary="Fit a lens model to every selected candidate.",
 )

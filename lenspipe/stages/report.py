@@ -138,5 +138,5 @@ STAGE = Stage(
     config=ReportConfig,
     run=run,
     resources=Resources(memory_gb=2.0, minutes=30.0),
-    summary="A static page with a picture, the numbers and the verdict of every candidate.",
+    summary="Write a static page with a picture, the numbers and the verdict of every candidate.",
 )

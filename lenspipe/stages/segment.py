@@ -86,9 +86,10 @@ STAGE = Stage(
     inputs=(SHARD,),
     outputs=(MASKS,),
     optional=(WEIGHTS,),
+    outside=lambda config: [config.weights] if config.weights else [],
     config=SegmentConfig,
     run=run,
     over=SHARDS,
     resources=Resources(memory_gb=3.0, minutes=60.0),
-    summary="Class probabilities per pixel: source, lens, noise (other objects), background.",
+    summary="Segment cutouts: probabilities per pixel of source, lens, noise (other objects), background.",
 )

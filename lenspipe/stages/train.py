@@ -16,7 +16,7 @@ from pydantic import Field
 from lenspipe.config import Config
 from lenspipe.errors import LenspipeError
 from lenspipe.nets.config import UNetConfig
-from lenspipe.products import LAYERS, SHARD, SHARDS, WEIGHTS
+from lenspipe.products import LAYERS, SHARD, WEIGHTS
 from lenspipe.stage import Inputs, Outputs, Resources, Stage
 
 if TYPE_CHECKING:
@@ -178,11 +178,12 @@ Software: {", ".join(f"{name} {number}" for name, number in card.versions.items(
 
 STAGE = Stage(
     name="train",
-    inputs=(SHARDS, SHARD),
+    inputs=(SHARD,),
     outputs=(WEIGHTS,),
     optional=(LAYERS,),
     config=TrainConfig,
     run=run,
+    headline=("macro_iou",),
     resources=Resources(cpus=2, memory_gb=4.0, minutes=240.0),
     summary="Train the segmentation network on labelled shards.",
 )

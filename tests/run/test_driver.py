@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 
+from lenspipe.run import fingerprint
 from lenspipe.run.driver import Capacity, Driver
 from lenspipe.run.graph import build
 from lenspipe.run.ledger import Ledger
@@ -78,6 +79,54 @@ def test_same_content_stops_the_cascade(again):
     again("work.same=true")
     driver, _ = again("work.same=true", "make.value=2")
     assert ran(driver) == {"make": 1, "work": 9}
+
+
+def test_files_named_by_options_count_by_content(again, tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("a.fits", "b.fits")]
+    for path in paths:
+        path.write_text(path.stem)
+    named = f"make.source=[{paths[0]}, {paths[1]}]"
+    again(named)
+    hashed = []
+    actual = fingerprint.content_hash
+    monkeypatch.setattr(fingerprint, "content_hash", lambda path: (hashed.append(path), actual(path))[1])
+    assert ran(again(named)[0]) == {}
+    assert not set(hashed) & set(paths)
+    paths[0].touch()
+    assert ran(again(named)[0]) == {}
+    assert [path for path in hashed if path in paths] == paths[:1]
+    paths[1].write_text("B")
+    driver, _ = again(named)
+    assert driver.why["search.make"] == {"": f"file changed: {paths[1]}"}
+    assert (tmp_path / "run/search/shards/000.h5").read_text() == "000 1 aB\n"
+    assert ran(driver) == {"make": 1, "work": 9, "gather": 1}
+
+
+def test_a_file_that_is_gone_is_for_the_stage_to_say(again, tmp_path, capfd):
+    path = tmp_path / "a.fits"
+    path.write_text("a")
+    again(f"make.source=[{path}]")
+    path.unlink()
+    driver, code = again(f"make.source=[{path}]")
+    assert driver.why["search.make"] == {"": f"file gone: {path}"}
+    assert code == 1
+    assert "FileNotFoundError" in capfd.readouterr().err
+    path.write_text("a")
+    driver, code = again(f"make.source=[{path}]")
+    assert (ran(driver), code) == ({"make": 1}, 0)
+
+
+def test_a_folder_named_by_options_of_a_batch_stage(again, tmp_path):
+    folder = tmp_path / "tuning"
+    folder.mkdir()
+    (folder / "card.json").write_text("1")
+    sets = (f"work.tuning={folder}", "work.refuse=['002']")
+    again(*sets)
+    assert ran(again(*sets)[0]) == {}
+    (folder / "card.json").write_text("2")
+    driver, code = again(*sets)
+    assert set(driver.why["search.work"].values()) == {f"file changed: {folder}"}
+    assert (ran(driver), code) == ({"work": 9}, 3)
 
 
 def test_seed_changes_results_batches_do_not(again, tmp_path):

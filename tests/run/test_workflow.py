@@ -17,13 +17,24 @@ def test_defaults_and_overrides(tmp_path):
     found = flow(tmp_path, sets=sets)
     assert config(found, "search.work")["offset"] == 3
     assert config(found, "search.work")["kill"] == ["a", "b"]
-    assert config(found, "search.make")["deep"] == {"level": 4}
+    assert config(found, "search.make")["deep"]["level"] == 4
     assert found.instances[0].seed != flow(tmp_path).instances[0].seed
 
 
 def test_one_stage_in_two_corridors_has_two_seeds(tmp_path):
     one, two = flow(tmp_path, {"make": {}}, other={"make": {}}).instances
     assert one.seed != two.seed
+
+
+def test_override_of_what_is_written_once_for_two_places_changes_one(tmp_path):
+    path = tmp_path / "flow.yaml"
+    path.write_text(
+        "name: toy\ncorridors:\n  one: &all {make: {deep: &deep {level: 2}}, teach: {}}\n"
+        "  two: {make: {deep: *deep}}\n  three: *all\n"
+    )
+    found = load(path, ["one.make.deep.level=5"], toys.get)
+    levels = [config(found, f"{corridor}.make")["deep"]["level"] for corridor in ("one", "two", "three")]
+    assert levels == [5, 2, 2]
 
 
 @pytest.mark.parametrize(

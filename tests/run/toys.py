@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from astropy.table import Table
+from pydantic import Field
 
 from lenspipe.config import Config, nearest
 from lenspipe.errors import CandidateError, LenspipeError, Reason
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 class Deep(Config):
-    level: int = 1
+    level: int = Field(1, description="how far down")
+    names: tuple[str, ...] = ()
 
 
 class MakeConfig(Config):
@@ -29,12 +31,13 @@ class MakeConfig(Config):
     value: int = 1
     lost: tuple[str, ...] = ()
     deep: Deep = Deep()
+    source: tuple[Path, ...] = ()  # files from elsewhere
 
 
 def make(config: MakeConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     keys = [f"{i:03d}" for i in range(config.n)]
     for key in keys:
-        outputs["shard"][key].write_text(f"{key} {config.value}\n")
+        outputs["shard"][key].write_text(f"{key} {config.value} {''.join(p.read_text() for p in config.source)}\n")
     Table({"key": keys, "n": [1] * len(keys)}).write(outputs["shards"], format="ascii.ecsv")
     return {"failed": {k: {"reason": "file_truncated", "detail": f"{k} is cut"} for k in config.lost}}
 
@@ -48,6 +51,7 @@ class WorkConfig(Config):
     slow: tuple[str, ...] = ()
     seconds: float = 0.0
     same: bool = False
+    tuning: Path | None = None  # a folder from elsewhere
     user_mistake: bool = False
 
 
@@ -113,7 +117,7 @@ def teach(config: TeachConfig, inputs: Inputs, outputs: Outputs, seed: int) -> d
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("make", (), (SHARDS, SHARD), MakeConfig, make, summary="Make shards."),
+        Stage("make", (), (SHARDS, SHARD), MakeConfig, make, outside=lambda c: c.source, summary="Make shards."),
         Stage(
             "work",
             (SHARD,),
@@ -122,11 +126,12 @@ STAGES = {
             work,
             over=SHARDS,
             optional=(WEIGHTS,),
+            outside=lambda c: [c.tuning] if c.tuning else [],
             resources=Resources(per_task=4, minutes=1),
             summary="Work on shards.",
         ),
         Stage("polish", (MASKS,), (MODEL,), PolishConfig, polish, over=SHARDS),
-        Stage("gather", (MASKS, FAILURES), (FIGURES,), GatherConfig, gather, summary="Gather."),
+        Stage("gather", (MASKS, FAILURES), (FIGURES,), GatherConfig, gather, headline=("n",), summary="Gather."),
         Stage("teach", (), (WEIGHTS,), TeachConfig, teach, optional=(LABELS,), resources=Resources(cpus=64)),
     )
 }
