@@ -1,7 +1,7 @@
 """One candidate, from pixels to a judged posterior.
 
-Lens light -> coarse grid -> Levenberg-Marquardt from many starts -> Laplace approximation -> independent ensembles ->
-diagnostics, derived quantities, verdict. The optimum is float64; sampling is float32 where the config says so.
+Search for the optimum -> Laplace approximation -> independent ensembles -> diagnostics, derived quantities, verdict.
+The optimum is float64; sampling is float32 where the config says so.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lenspipe.errors import CandidateError, Reason
-from lenspipe.infer import derived, starts
+from lenspipe.infer import derived
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.derived import Quantity
 from lenspipe.infer.likelihood import Likelihood
-from lenspipe.infer.optimise import Optima, levenberg_marquardt, normal_equations
-from lenspipe.infer.prepare import Prepared, default_window, prepare, seeing, with_light_error
+from lenspipe.infer.objective import Objective
+from lenspipe.infer.optimise import levenberg_marquardt, normal_equations
+from lenspipe.infer.prepare import Prepared, default_window, prepare, seeing
 from lenspipe.infer.priors import Priors
 from lenspipe.infer.reference import Lenstronomy
 from lenspipe.infer.sample import Chains, sample
+from lenspipe.infer.search import search
 from lenspipe.infer.verdict import Evidence, Verdict, judge
 from lenspipe.lensing.scene import Scene, build
 from lenspipe.types import Cutout, Masks, Posterior
@@ -79,6 +80,7 @@ class Fit:
     chi2_arc: float
     log_likelihood: float
     lenstronomy_difference: float
+    notes: tuple[str, ...]
     evaluations: int
     seconds: float
     engine: str
@@ -110,20 +112,12 @@ def fit(
     model, data = config.model, config.data
     scene = build(model.lens, model.source, model.lens_light or (), bool(model.sky), model.joint_centre)
     priors = Priors(scene.names, config.priors, config.mass_follows_light)
-    prepared = prepare(cutout, masks, data)
-    light, light_model = starts.lens_light(prepared, scene, priors)
-    imaging = prepared.imaging
-    if data.light_error:
-        imaging = with_light_error(imaging, light_model, data.light_error)
-
-    def likelihood(dtype: torch.dtype) -> Likelihood:
-        return Likelihood(imaging, scene, dtype, supersampling=data.supersampling, marginalise=data.marginalise)
-
-    exact = likelihood(torch.float64)
-    objective = starts.Objective(exact, priors)
-    optima = _search(objective, prepared, light, config)
+    found = search(prepare(cutout, masks, data), scene, priors, config)
+    prepared, objective, optima = found.prepared, found.objective, found.optima
+    exact = objective.likelihood
+    imaging = exact.data
     near = optima.cost - optima.cost[0] < config.verdict.near_best
-    quick = exact if data.precision == "float64" else likelihood(torch.float32)
+    quick = exact if data.precision == "float64" else exact.to(torch.float32)
     chains = sample(_log_posterior(quick, priors), optima.u[0], _laplace(objective, optima.u[0]), config.sampler, seed)
     best = _polish(objective, optima.u[0], chains)
 
@@ -169,26 +163,11 @@ def fit(
         chi2_arc=float((residual[arc] ** 2).mean()) if arc.any() else float("nan"),
         log_likelihood=value,
         lenstronomy_difference=difference,
-        evaluations=objective.calls + chains.evaluations,
+        notes=found.notes,
+        evaluations=found.evaluations + chains.evaluations,
         seconds=time.perf_counter() - begun,
-        engine=getattr(quick, "engine", "torch"),
+        engine=quick.engine,
     )
-
-
-def _search(objective: starts.Objective, prepared: Prepared, light: dict[str, float], config: FitConfig) -> Optima:
-    """Distinct optima, best first."""
-    priors, column = objective.priors, objective.likelihood.scene.index("theta_E")
-    lower, upper = priors.lower, priors.upper
-    points = starts.grid(prepared, objective.likelihood.scene, priors, light, config.search)
-    cost = objective.cost(points)
-    if not np.isfinite(cost).any() or cost.min() > 1e11:
-        raise CandidateError(Reason.NO_FINITE_START, f"none of {len(points)} starts has a finite likelihood.")
-    begin = starts.choose(points, cost, points[:, column], config.search.starts)
-    coarse = levenberg_marquardt(objective, begin, lower, upper, iterations=12)
-    few = starts.distinct(coarse.u, coarse.cost, config.search.finalists)
-    fine = levenberg_marquardt(objective, coarse.u[few], lower, upper, iterations=40)
-    order = starts.distinct(fine.u, fine.cost, len(few))
-    return Optima(fine.u[order], fine.cost[order])
 
 
 def _log_posterior(likelihood: Likelihood, priors: Priors) -> Callable[[Floats], Floats]:
@@ -205,7 +184,7 @@ def _log_posterior(likelihood: Likelihood, priors: Priors) -> Callable[[Floats],
     return log_posterior
 
 
-def _laplace(objective: starts.Objective, u: Floats) -> Floats:
+def _laplace(objective: Objective, u: Floats) -> Floats:
     """(P, P) Gauss-Newton covariance at `u`, no direction wider than the prior allows."""
     priors = objective.priors
     curvature, _ = normal_equations(objective, u[None], objective(u[None]), priors.lower, priors.upper)
@@ -217,7 +196,7 @@ def _laplace(objective: starts.Objective, u: Floats) -> Floats:
     return np.asarray(covariance * np.outer(widest, widest))
 
 
-def _polish(objective: starts.Objective, optimum: Floats, chains: Chains) -> Floats:
+def _polish(objective: Objective, optimum: Floats, chains: Chains) -> Floats:
     """The float64 optimum: of the search, or of the sampler where that saw something better."""
     flat = chains.u.reshape(-1, chains.u.shape[-1])
     begin = np.stack([optimum, flat[np.argmax(chains.log_prob)]])

@@ -118,6 +118,11 @@ class Likelihood:
             raise ValueError("the compiled kernel is not built, or does not cover this scene, PSF or device")
         self.engine: Engine = "kernel" if self.kernel else "torch"
 
+    def to(self, dtype: torch.dtype) -> Likelihood:
+        """The same likelihood in another precision."""
+        options = (self.device, self.supersampling, self.marginalise, self.chunk)
+        return Likelihood(self.data, self.scene, dtype, *options)
+
     @property
     def n_data(self) -> int:
         """D, the number of pixels that count, all bands together."""

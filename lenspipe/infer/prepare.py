@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, label
 
 from lenspipe.errors import CandidateError, Reason
 from lenspipe.infer.config import DataConfig
 from lenspipe.infer.likelihood import Imaging
 from lenspipe.types import Cutout, Masks
+
+_SMALLEST_ARC = 5
+"""Pixels; what is smaller cannot mislead a fit."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,24 @@ class Prepared:
     lens: NDArray[np.float32] | None
     centre: tuple[float, float]
     origin: tuple[int, int]
+
+    def arcs_left_out(self) -> Iterator[tuple[tuple[float, float], Prepared]]:
+        """Where there are several segmented arcs: the x, y (arcsec) of each, and this without its pixels."""
+        if self.source is None:
+            return
+        blobs, count = label(self.source > 0.5, structure=np.ones((3, 3)))
+        sizes = np.bincount(blobs.ravel())
+        large = [i for i in range(1, count + 1) if sizes[i] >= _SMALLEST_ARC]
+        if len(large) < 2:
+            return
+        height, width = self.imaging.shape
+        scale = self.imaging.pixel_scale
+        for i in large:
+            row, column = np.argwhere(blobs == i).mean(0)
+            left_out = binary_dilation(blobs == i, iterations=2)
+            imaging = replace(self.imaging, mask=self.imaging.mask & ~left_out)
+            without = replace(self, imaging=imaging, source=np.where(left_out, 0, self.source))
+            yield ((column - (width - 1) / 2) * scale, (row - (height - 1) / 2) * scale), without
 
 
 def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared:

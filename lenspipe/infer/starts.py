@@ -16,6 +16,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 
 from lenspipe.infer.config import SearchConfig
 from lenspipe.infer.likelihood import Imaging, Likelihood
+from lenspipe.infer.objective import Objective
 from lenspipe.infer.optimise import levenberg_marquardt
 from lenspipe.infer.prepare import Prepared
 from lenspipe.infer.priors import Priors
@@ -27,22 +28,6 @@ _POSITIONS = ((0.0, 1), (0.08, 6), (0.2, 10), (0.4, 14))
 """Source offsets in Einstein radii, and how many directions of each."""
 _SIZES = (0.08, 0.25)
 """Source half-light radii of the grid, arcsec."""
-
-
-class Objective:
-    """Residuals of data and prior in sampled coordinates, (K, P) -> (K, D + P): what least squares minimises."""
-
-    def __init__(self, likelihood: Likelihood, priors: Priors):
-        self.likelihood, self.priors, self.calls = likelihood, priors, 0
-
-    def __call__(self, u: Floats) -> Floats:
-        self.calls += len(u)
-        data = self.likelihood.residuals(torch.as_tensor(self.priors.physical(u))).numpy()
-        return np.concatenate([data, self.priors.residuals(u)], axis=1)
-
-    def cost(self, u: Floats) -> Floats:
-        """(K,) half the squared residuals, a few at a time: a grid's residuals together would fill the memory."""
-        return np.concatenate([0.5 * (self(part) ** 2).sum(1) for part in np.array_split(u, len(u) // 64 + 1)])
 
 
 def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[dict[str, float], Floats]:
@@ -112,17 +97,6 @@ def choose(u: Floats, cost: Floats, radius: Floats, count: int) -> Floats:
     first = sorted(best.values(), key=lambda i: cost[i])[: max(count * 2 // 3, 1)]
     rest = [i for i in order if i not in set(first)]
     return u[[*first, *rest][:count]]
-
-
-def distinct(u: Floats, cost: Floats, count: int) -> NDArray[np.intp]:
-    """Indices of up to `count` best points, without those that have arrived where a better one already is."""
-    kept: list[int] = []
-    for i in np.argsort(cost):
-        if all(np.abs(u[i] - u[j]).max() > 0.02 for j in kept):
-            kept.append(int(i))
-        if len(kept) == count:
-            break
-    return np.array(kept)
 
 
 def _first_light(scene: Scene, prepared: Prepared) -> dict[str, float]:

@@ -68,7 +68,7 @@ def summarise(fit: Fit, cutout: Cutout, masks_origin: str, seed: int, versions: 
         "bands": list(cutout.bands),
         "ra": _finite(cutout.ra),
         "dec": _finite(cutout.dec),
-        "notes": list(cutout.notes),
+        "notes": [*cutout.notes, *fit.notes],
         "versions": versions,
         "seed": seed,
     }

@@ -1,0 +1,95 @@
+"""The optimum: lens light, coarse grid, least squares from many starts; and doubt about masks that fit badly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lenspipe.errors import CandidateError, Reason
+from lenspipe.infer import starts
+from lenspipe.infer.config import FitConfig
+from lenspipe.infer.likelihood import Likelihood
+from lenspipe.infer.objective import Objective
+from lenspipe.infer.optimise import Optima, levenberg_marquardt
+from lenspipe.infer.prepare import Prepared, with_light_error
+from lenspipe.infer.priors import Priors
+from lenspipe.lensing.scene import Scene
+
+Floats = NDArray[np.float64]
+
+_BAD_FIT = 1.15
+"""Chi-square per pixel above which segmented arcs are suspected to be neighbours. No verdict hangs on it."""
+_PRICE = 1.0
+"""Cost of leaving a pixel out: the 1/2 that a well modelled one brings, and as much again."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The winning attempt: its pixels, its objective (float64) and the distinct optima, best first."""
+
+    prepared: Prepared
+    objective: Objective
+    optima: Optima
+    notes: tuple[str, ...]
+    evaluations: int
+
+
+def search(prepared: Prepared, scene: Scene, priors: Priors, config: FitConfig) -> Found:
+    """Optimise on the pixels of `prepared`; where that fits badly, also without each segmented arc in turn.
+
+    A neighbour that the network takes for an arc drags the lens model to it. Leaving it out then gains far more than
+    its pixels cost; leaving out a true arc gains nothing.
+
+    Raises
+    ------
+    CandidateError : where no start has a finite likelihood.
+    """
+    objective, optima = _attempt(prepared, scene, priors, config)
+    best, evaluations = (prepared, objective, optima), objective.calls
+    notes: tuple[str, ...] = ()
+    pixels = objective.likelihood.n_data
+    if 2 * optima.cost[0] > _BAD_FIT * pixels:
+        lowest = optima.cost[0]
+        for arc, without in prepared.arcs_left_out():
+            objective, optima = _attempt(without, scene, priors, config)
+            evaluations += objective.calls
+            cost = optima.cost[0] + _PRICE * (pixels - objective.likelihood.n_data)
+            if cost < lowest:
+                best, lowest = (without, objective, optima), cost
+                notes = (
+                    f"the segmented arc at x = {arc[0]:.1f}, y = {arc[1]:.1f} arcsec is left out: another object's",
+                )
+    return Found(*best, notes, evaluations)
+
+
+def _attempt(prepared: Prepared, scene: Scene, priors: Priors, config: FitConfig) -> tuple[Objective, Optima]:
+    light, light_model = starts.lens_light(prepared, scene, priors)
+    imaging, data = prepared.imaging, config.data
+    if data.light_error:
+        imaging = with_light_error(imaging, light_model, data.light_error)
+    likelihood = Likelihood(imaging, scene, supersampling=data.supersampling, marginalise=data.marginalise)
+    objective = Objective(likelihood, priors)
+    points = starts.grid(prepared, scene, priors, light, config.search)
+    cost = objective.cost(points)
+    if cost.min() > 1e11:
+        raise CandidateError(Reason.NO_FINITE_START, f"none of {len(points)} starts has a finite likelihood.")
+    begin = starts.choose(points, cost, points[:, scene.index("theta_E")], config.search.starts)
+    lower, upper = priors.lower, priors.upper
+    coarse = levenberg_marquardt(objective, begin, lower, upper, iterations=12)
+    few = distinct(coarse.u, coarse.cost, config.search.finalists)
+    fine = levenberg_marquardt(objective, coarse.u[few], lower, upper, iterations=40)
+    order = distinct(fine.u, fine.cost, len(few))
+    return objective, Optima(fine.u[order], fine.cost[order])
+
+
+def distinct(u: Floats, cost: Floats, count: int) -> NDArray[np.intp]:
+    """Indices of up to `count` best points, without those that have arrived where a better one already is."""
+    kept: list[int] = []
+    for i in np.argsort(cost):
+        if all(np.abs(u[i] - u[j]).max() > 0.02 for j in kept):
+            kept.append(int(i))
+        if len(kept) == count:
+            break
+    return np.array(kept)

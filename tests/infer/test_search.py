@@ -1,0 +1,51 @@
+"""The search finds the lens, and doubts a mask that takes a neighbour for an arc."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lenspipe.infer.config import FitConfig
+from lenspipe.infer.prepare import prepare
+from lenspipe.infer.priors import Priors
+from lenspipe.infer.search import distinct, search
+from lenspipe.lensing.light import sersic_ellipse
+from lenspipe.types import CLASSES, Masks
+from tests.infer.mock import SCENE, TRUTH, lens
+
+CONFIG = FitConfig.model_validate({"search": {"starts": 12, "radii": 14, "finalists": 4}})
+
+
+def theta_E(cutout, masks):
+    config = CONFIG.resolve(1.25, 12)
+    with torch.no_grad():
+        found = search(prepare(cutout, masks, config.data), SCENE, Priors(SCENE.names, {}), config)
+    return found.objective.priors.physical(found.optima.u[0])[0], found.notes
+
+
+def test_leaves_out_a_neighbour_that_was_taken_for_an_arc():
+    cutout, masks = lens()
+    axis = torch.as_tensor((np.arange(45) - 22) * cutout.pixel_scale)
+    shape = [torch.tensor(v) for v in (0.4, 1.0, 0.1, 0.2, -3.2, 1.8)]
+    neighbour = sersic_ellipse(axis[None], axis[:, None], *shape).numpy()
+    image = cutout.image + np.array([40.0, 35.0, 30.0], np.float32)[:, None, None] * neighbour.astype(np.float32)
+    probability = masks.probability.copy()
+    probability[:, neighbour > 0.05] = 0
+    probability[CLASSES.index("source"), neighbour > 0.05] = 1
+    radius, notes = theta_E(replace(cutout, image=image), Masks(probability, "unet"))
+    assert radius == pytest.approx(TRUTH["theta_E"], rel=0.05)
+    assert len(notes) == 1
+    assert "x = -3.2, y = 1.8" in notes[0]
+
+
+def test_believes_masks_that_fit():
+    radius, notes = theta_E(*lens())
+    assert radius == pytest.approx(TRUTH["theta_E"], rel=0.05)
+    assert notes == ()
+
+
+def test_distinct_keeps_one_of_each():
+    u = np.array([[0.0, 0.0], [0.001, 0.0], [1.0, 0.0], [1.0, 0.5]])
+    np.testing.assert_array_equal(distinct(u, np.array([2.0, 1.0, 4.0, 3.0]), 4), [1, 3, 2])
+    np.testing.assert_array_equal(distinct(u, np.array([2.0, 1.0, 4.0, 3.0]), 2), [1, 3])
