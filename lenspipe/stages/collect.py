@@ -150,7 +150,9 @@ def _columns(rows: list[Row]) -> dict[str, list[Any]]:
     scalars = [name for name in _SCALARS if name in names]
     truth = [name for name in names if _is_truth(name)]
     rest = [name for name in names if name not in {*head, *tail, *scalars, *truth}]
-    return {name: [row.get(name) for row in rows] for name in [*head, *rest, *scalars, *truth, *tail]}
+    # The tail is text: empty, so that the column is text also where no candidate has a model.
+    blank = dict.fromkeys(tail, "")
+    return {name: [row.get(name, blank.get(name)) for row in rows] for name in [*head, *rest, *scalars, *truth, *tail]}
 
 
 def _rows(table: Any) -> list[Row]:

@@ -145,3 +145,4 @@ def test_real_candidates_without_truth(tmp_path):
 def test_nothing_was_modelled(tmp_path):
     done = Done(tmp_path, {"key": ["x", "y"], "selected": [False, False], "masks_origin": ["net"] * 2}, {})
     assert list(done.table["id"]) == ["bad+2"] and done.figures["n"] == 0 and done.figures["good"] is None
+    assert done.rows["bad+2"]["versions"] == "" and str(done.parquet.schema.field("engine").type) == "string"
