@@ -58,6 +58,7 @@ def fit_to_folder(
     from lenspipe.io.model_fits import write_model_fits
     from lenspipe.io.posterior import write_posterior
 
+    log.info("%s: fitting", cutout.id)
     with torch.no_grad():
         result = fit(cutout, masks, config, seed, redshifts)
     versions = _versions()

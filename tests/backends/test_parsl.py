@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
 import pytest
 
+from tests.backends.processes import MARK, ended, marked, parent_of, until
 from tests.run.conftest import flow
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ def run(tmp_path):
     """Start a driver of the toy workflow; whatever is left of it in the end is ended."""
     flow(tmp_path)
     mark = uuid.uuid4().hex
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LENSPIPE_TEST_MARK": mark}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", MARK: mark}
 
     def start(*sets, per_task=1, factor=1.0):
         places = [str(tmp_path / "flow.yaml"), str(tmp_path / "run"), str(per_task), str(factor)]
@@ -30,32 +30,11 @@ def run(tmp_path):
             return subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=said, stderr=said)
 
     start.root = tmp_path / "run"
-    start.left = lambda: _processes(f"LENSPIPE_TEST_MARK={mark}".encode())
+    start.left = lambda: marked(mark)
     start.said = lambda: (tmp_path / "said.txt").read_text()
     yield start
     for pid in start.left():
         os.kill(pid, signal.SIGKILL)
-
-
-def _processes(mark):
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def until(look, seconds=60.0):
-    """What `look` returns as soon as it is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := look():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"waited in vain for {look}")
 
 
 def started(root, key, attempt=1):
@@ -69,20 +48,6 @@ def started(root, key, attempt=1):
         return None
 
     return until(look)
-
-
-def parent_of(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def ended(root):
-    """(stage, key) -> receipts in the ledger, in order."""
-    found = {}
-    for line in (root / ".lenspipe/ledger.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        if event["event"] == "unit":
-            found.setdefault((event["stage"], event["key"]), []).append(event)
-    return found
 
 
 def test_poison_is_quarantined_and_the_others_finish(run):
