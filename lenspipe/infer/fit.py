@@ -171,14 +171,13 @@ def fit(
 
 
 def _log_posterior(likelihood: Likelihood, priors: Priors) -> Callable[[Floats], Floats]:
-    """(K, P) sampled coordinates -> (K,), -inf outside the prior and where a flux is negative."""
+    """(K, P) sampled coordinates -> (K,), -inf outside the prior; fluxes are not negative."""
 
     def log_posterior(u: Floats) -> Floats:
         result = priors.log_prior(u)
         inside = np.isfinite(result)
         if inside.any():
-            value, negative = likelihood.parts(torch.as_tensor(priors.physical(u[inside])))
-            result[inside] += np.where(negative.numpy() > 0, -np.inf, value.numpy())
+            result[inside] += likelihood.non_negative(torch.as_tensor(priors.physical(u[inside]))).numpy()
         return result
 
     return log_posterior

@@ -143,10 +143,23 @@ class Likelihood:
         if self.kernel is not None and not vectors.requires_grad:
             value, negative = map(torch.from_numpy, self.kernel.log_likelihood(vectors.cpu().numpy()))
         else:
-            pieces = [self._parts(v) for v in vectors.to(self.device, self.dtype).split(self.chunk)]
-            value = torch.cat([p[0] for p in pieces])
-            negative = torch.cat([p[1] for p in pieces])
-        return torch.nan_to_num(value, nan=IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE), negative
+            found = [self.solve(v) for v in vectors.to(self.device, self.dtype).split(self.chunk)]
+            value = torch.cat([self._value(f) for f in found])
+            negative = torch.cat([(f.amplitudes[..., : self.n_positive] < 0).any(-1).sum(-1).double() for f in found])
+        return _finite(value), negative
+
+    def non_negative(self, vectors: Tensor) -> Tensor:
+        """(K,) float64 log L at the best amplitudes that are not negative: what is sampled.
+
+        Equal to `parts` where no band has a negative amplitude, and continuous where one gets one: a band in which
+        the source is lost in the noise then costs what it costs, instead of ruling the model out.
+        """
+        if self.kernel is not None and not vectors.requires_grad:
+            value = torch.from_numpy(self.kernel.log_likelihood(vectors.cpu().numpy(), non_negative=True)[0])
+        else:
+            parts = vectors.to(self.device, self.dtype).split(self.chunk)
+            value = torch.cat([self._value(self.solve(v, non_negative=True)) for v in parts])
+        return _finite(value)
 
     def solve(self, vectors: Tensor, non_negative: bool = False) -> Solution:
         """Response of each component, amplitudes and model of (K, P) `vectors`, in units of `unit`."""
@@ -190,15 +203,13 @@ class Likelihood:
             rows.append(normalised.flatten(1)[:, keep])
         return torch.nan_to_num(torch.cat(rows), nan=1e6, posinf=1e6, neginf=-1e6)
 
-    def _parts(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.solve(vectors)
+    def _value(self, found: Solution) -> Tensor:
         residual = (self.image - found.model) * self.mask
         squares = residual.square() * (1 / self.variance(found.model) if self.poisson else self.weight)
         value = -0.5 * squares.sum((-1, -2, -3), dtype=torch.float64)
         if self.marginalise:
             value = value - 0.5 * linear.log_determinant(found.normal)
-        negative = (found.amplitudes[..., : self.n_positive] < 0).any(-1).sum(-1)
-        return value, negative.double()
+        return value
 
     def _kernel(self) -> kernel.Kernel | None:
         plain = torch.device(self.device).type == "cpu" and self.dtype in (torch.float32, torch.float64)
@@ -237,6 +248,10 @@ class Likelihood:
 
     def _tensor(self, array: NDArray[np.floating]) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)
+
+
+def _finite(value: Tensor) -> Tensor:
+    return torch.nan_to_num(value, nan=IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE)
 
 
 def _blur(data: Imaging, dtype: torch.dtype, device: torch.device | str) -> Blur:

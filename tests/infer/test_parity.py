@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import lsq_linear
 
 from lenspipe.infer.likelihood import IMPOSSIBLE, Imaging, Likelihood
 from lenspipe.infer.reference import Lenstronomy
@@ -130,3 +131,26 @@ def test_nothing_but_numbers_leaves(engine):
         assert torch.isfinite(likelihood(vectors)).all()
         assert likelihood.parts(vectors)[0][0] == IMPOSSIBLE
         assert torch.isfinite(likelihood.residuals(vectors)).all()
+
+
+def test_non_negative_amplitudes_are_the_best_there_are(engine):
+    data = mock(2, (45, 45), "gaussian", "map", True)
+    scene = build(["SIE"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"], sky=True)
+    lower, upper = bounds(scene)
+    vectors = torch.as_tensor(np.random.default_rng(6).uniform(lower, upper, size=(30, len(lower))))
+    likelihood = Likelihood(data, scene, engine=engine)
+    value, negative = likelihood.parts(vectors)
+    ours = likelihood.non_negative(vectors)
+    assert 0 < (negative > 0).double().mean() < 1
+    torch.testing.assert_close(ours[negative == 0], value[negative == 0], rtol=1e-12, atol=1e-9)
+    layers = likelihood.response(vectors).flatten(-2)
+    for k in torch.nonzero(negative > 0).flatten().tolist():
+        chi2 = 0.0
+        for b in range(2):
+            root = torch.sqrt(likelihood.weight[b].flatten())
+            design = (layers[k, :, b] * root).T.numpy()
+            free = [(0, np.inf), (0, np.inf), (-np.inf, np.inf)]
+            target = (likelihood.image[b].flatten() * root).numpy()
+            found = lsq_linear(design, target, tuple(zip(*free)), tol=1e-14)
+            chi2 += 2 * found.cost
+        assert float(ours[k]) == pytest.approx(-0.5 * chi2, rel=1e-8)

@@ -153,13 +153,23 @@ class Kernel:
         # The working memory belongs to the problem: one call at a time.
         self._lock = threading.Lock()
 
-    def log_likelihood(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """log L without penalty (NaN where impossible), and the number of bands with a negative amplitude: (K,)."""
+    def log_likelihood(
+        self, vectors: NDArray[np.float64], non_negative: bool = False
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """log L without penalty (NaN where impossible), and the number of bands with a negative amplitude: (K,).
+
+        With `non_negative` the value is that of the best amplitudes that are not negative.
+        """
         vectors = self._checked(vectors)
         value, negative = np.empty(len(vectors)), np.empty(len(vectors))
         with self._lock:
             self._library.lenspipe_log_likelihood(
-                self._problem, vectors.ctypes.data, len(vectors), value.ctypes.data, negative.ctypes.data
+                self._problem,
+                vectors.ctypes.data,
+                len(vectors),
+                non_negative,
+                value.ctypes.data,
+                negative.ctypes.data,
             )
         return value, negative
 
@@ -228,7 +238,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.lenspipe_create.argtypes = [ctypes.c_char_p, _pointer]
     library.lenspipe_create.restype = _pointer
     library.lenspipe_destroy.argtypes = [_pointer]
-    library.lenspipe_log_likelihood.argtypes = [_pointer, _pointer, ctypes.c_long, _pointer, _pointer]
+    library.lenspipe_log_likelihood.argtypes = [_pointer, _pointer, ctypes.c_long, _int, _pointer, _pointer]
     library.lenspipe_residuals.argtypes = [_pointer, _pointer, ctypes.c_long, _int, _pointer]
     for function in ("destroy", "log_likelihood", "residuals"):
         getattr(library, f"lenspipe_{function}").restype = None

@@ -43,9 +43,10 @@ void lenspipe_destroy(void* problem) {
   delete p;
 }
 
-void lenspipe_log_likelihood(void* problem, const double* vectors, long n, double* value, double* negative) {
+void lenspipe_log_likelihood(void* problem, const double* vectors, long n, int non_negative, double* value,
+                             double* negative) {
   Problem* p = (Problem*)problem;
-  p->functions->log_likelihood(p->state, vectors, n, value, negative);
+  p->functions->log_likelihood(p->state, vectors, n, non_negative, value, negative);
 }
 
 void lenspipe_residuals(void* problem, const double* vectors, long n, int non_negative, void* out) {

@@ -78,7 +78,7 @@ class Problem {
     else make_gaussians(s);
   }
 
-  void log_likelihood(const double* vectors, long n, double* value, double* negative) {
+  void log_likelihood(const double* vectors, long n, bool non_negative, double* value, double* negative) {
     for (long k = 0; k < n; k++) {
       value[k] = NAN, negative[k] = 0;
       if (!render(vectors + k * s_.parameters)) continue;
@@ -89,10 +89,11 @@ class Problem {
         const T* layer[kMaxLayers];
         normal_equations(b, layer, m, right);
         log_determinant += solve(m, right, total_, amplitudes);
-        chi2 += poisson_ ? chi_square<true>(b, layer, amplitudes) : chi_square<false>(b, layer, amplitudes);
         bool below = false;
         for (int l = 0; l < layers_; l++) below |= amplitudes[l] < 0;
         negative[k] += below;
+        if (below && non_negative) solve_non_negative(m, right, total_, layers_, amplitudes);
+        chi2 += poisson_ ? chi_square<true>(b, layer, amplitudes) : chi_square<false>(b, layer, amplitudes);
       }
       value[k] = -0.5 * chi2 - (s_.marginalise ? 0.5 * log_determinant : 0);
     }
@@ -406,10 +407,11 @@ static void destroy(void* handle) {
   free(h);
 }
 
-static void log_likelihood(void* handle, const double* vectors, long n, double* value, double* negative) {
+static void log_likelihood(void* handle, const double* vectors, long n, int non_negative, double* value,
+                           double* negative) {
   const Handle* h = (Handle*)handle;
-  if (h->wide) h->wide->log_likelihood(vectors, n, value, negative);
-  else h->narrow->log_likelihood(vectors, n, value, negative);
+  if (h->wide) h->wide->log_likelihood(vectors, n, non_negative, value, negative);
+  else h->narrow->log_likelihood(vectors, n, non_negative, value, negative);
 }
 
 static void residuals(void* handle, const double* vectors, long n, int non_negative, void* out) {

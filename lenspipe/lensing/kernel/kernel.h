@@ -27,7 +27,7 @@ struct Spec {
 struct Functions {
   void* (*create)(const Spec*);
   void (*destroy)(void*);
-  void (*log_likelihood)(void*, const double* vectors, long count, double* value, double* negative);
+  void (*log_likelihood)(void*, const double* vectors, long count, int non_negative, double* value, double* negative);
   void (*residuals)(void*, const double* vectors, long count, int non_negative, void* out);
 };
 
