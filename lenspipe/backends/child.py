@@ -39,7 +39,7 @@ class Child:
             result: dict[str, Any] = future.result()
             return result
         except OutOfTime:
-            return died(Reason.TIME_LIMIT, f"The limit was {task.minutes:g} min.")
+            return died(Reason.TIME_LIMIT, f"It did not end within {task.minutes:g} min.")
         except ProcessExpired as error:
             return died(Reason.TASK_CRASHED, f"The process ended with {_end_of(error.exitcode)}.")
         except Exception as error:  # the pool itself broke, for example because an idle child was killed

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from lenspipe.errors import Reason
 from lenspipe.io.atomic import write_json
 from lenspipe.products import FAILURES, Product
 from lenspipe.run.execute import label, sweep
@@ -192,8 +191,9 @@ class Driver:
             self._tell_readers(node)
 
     def _died(self, node: Node, task: Task, reason: str, detail: str) -> None:
-        where = f"{node.name} {_names(task.keys)}"
-        self.progress.say(f"{where}: {Reason(reason).sentence} {detail}")
+        again = [key for key in task.keys if node.died.get(key, 0) + 1 < TRIES]
+        more = f" {_names(again)} will be tried alone." if again else ""
+        self.progress.say(f"{node.name} {_names(task.keys)}: {detail}{more}")
         for key in task.keys:
             node.died[key] = node.died.get(key, 0) + 1
             if node.died[key] < TRIES:

@@ -81,6 +81,21 @@ def test_killed_child_and_killed_worker_run_that_unit_again_and_nothing_else(run
     assert said.count("working on 001") == 2
 
 
+def test_killed_pool_of_workers_runs_what_it_had_again_and_nothing_else(run):
+    driver = run("make.n=4", "work.slow=['002', '003']", "work.seconds=8")
+    pids = [started(run.root, key) for key in ("002", "003")]
+    (pool,) = {parent_of(parent_of(pid)) for pid in pids}
+    until(lambda: ("work", "001") in ended(run.root))
+    os.kill(pool, signal.SIGKILL)
+    assert driver.wait(200) == 0
+    units = ended(run.root)
+    assert {len(receipts) for receipts in units.values()} == {1}
+    assert len(units) == 6
+    logs = run.root / ".lenspipe/logs/search/work"
+    begun = {key: (logs / f"{key}.1.log").read_text().count("working on") for key in ("000", "001", "002", "003")}
+    assert begun == {"000": 1, "001": 1, "002": 2, "003": 2}
+
+
 def test_killed_driver_leaves_nothing_running_and_the_next_run_resumes(run):
     driver = run("make.n=2", "work.slow=['001']", "work.seconds=3")
     started(run.root, "001")
