@@ -118,7 +118,9 @@ def fit(
     imaging = exact.data
     near = optima.cost - optima.cost[0] < config.verdict.near_best
     quick = exact if data.precision == "float64" else exact.to(torch.float32)
-    chains = sample(_log_posterior(quick, priors), optima.u[0], _laplace(objective, optima.u[0]), config.sampler, seed)
+    bounds = (priors.lower, priors.upper)
+    covariance = _laplace(objective, optima.u[0])
+    chains = sample(_log_posterior(quick, priors), optima.u[0], covariance, bounds, config.sampler, seed)
     best = _polish(objective, optima.u[0], chains)
 
     vector = priors.physical(best)

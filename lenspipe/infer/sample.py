@@ -13,6 +13,7 @@ import emcee
 import numpy as np
 from numpy.typing import NDArray
 
+from lenspipe.errors import CandidateError, Reason
 from lenspipe.infer.config import SamplerConfig
 from lenspipe.infer.diagnostics import Diagnostics, diagnose
 
@@ -31,7 +32,12 @@ class Chains:
 
 
 def sample(
-    log_prob: Callable[[Floats], Floats], start: Floats, covariance: Floats, config: SamplerConfig, seed: int
+    log_prob: Callable[[Floats], Floats],
+    start: Floats,
+    covariance: Floats,
+    bounds: tuple[Floats, Floats],
+    config: SamplerConfig,
+    seed: int,
 ) -> Chains:
     """Draw from `log_prob`.
 
@@ -40,6 +46,11 @@ def sample(
     log_prob : (K, P) -> (K,) log posterior, -inf where impossible, never NaN.
     start : (P,) the optimum.
     covariance : (P, P) Laplace approximation around it, from which the walkers set out.
+    bounds : (P,) lowest and highest coordinates at which `log_prob` is finite.
+
+    Raises
+    ------
+    CandidateError : where `log_prob` is finite nowhere around `start`.
     """
     walkers = max(config.walkers, 2 * len(start))
     walkers += walkers % 2
@@ -50,7 +61,7 @@ def sample(
         sampler = emcee.EnsembleSampler(walkers, len(start), counter, vectorize=True, moves=moves)
         rng = np.random.default_rng(sequence)
         legacy = np.random.RandomState(rng.integers(2**32))
-        positions = _positions(counter, start, covariance, walkers, rng)
+        positions = _positions(counter, start, covariance, bounds, walkers, rng)
         sampler.random_state = legacy.get_state()
         state = emcee.State(positions, random_state=legacy.get_state())
         ensembles.append((sampler, state))
@@ -87,14 +98,22 @@ class _Counter:
 
 
 def _positions(
-    log_prob: Callable[[Floats], Floats], start: Floats, covariance: Floats, count: int, rng: np.random.Generator
+    log_prob: Callable[[Floats], Floats],
+    start: Floats,
+    covariance: Floats,
+    bounds: tuple[Floats, Floats],
+    count: int,
+    rng: np.random.Generator,
 ) -> Floats:
-    """(count, P) draws around `start` at which `log_prob` is finite; shrinks towards it where the prior cuts."""
+    """(count, P) draws around `start` at which `log_prob` is finite, mirrored at the bounds."""
+    lower, upper = bounds
     root = np.linalg.cholesky(covariance)
     found: list[Floats] = []
-    for shrink in (1.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.003):
+    for shrink in (1.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01):
         draws = start + shrink * rng.standard_normal((2 * count, len(start))) @ root.T
+        draws = np.clip(lower + np.abs(draws - lower), lower, upper)
+        draws = np.clip(upper - np.abs(upper - draws), lower, upper)
         found.extend(draws[np.isfinite(log_prob(draws))])
         if len(found) >= count:
             return np.array(found[:count])
-    raise ArithmeticError("no finite log posterior around the optimum")
+    raise CandidateError(Reason.NO_FINITE_START, "the posterior is not finite around the optimum.")

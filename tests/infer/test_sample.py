@@ -9,6 +9,9 @@ from lenspipe.infer.diagnostics import integrated_time, split_rhat
 from lenspipe.infer.sample import sample
 
 
+FAR = (np.full(6, -1e3), np.full(6, 1e3))
+
+
 @pytest.fixture(scope="module")
 def gaussian():
     """Six correlated dimensions, one of them cut by a bound."""
@@ -22,7 +25,7 @@ def gaussian():
         return np.where(u[:, 0] < 20 * np.sqrt(covariance[0, 0]), value, -np.inf)
 
     config = SamplerConfig(min_steps=1500, max_steps=4000, walkers=20)
-    return covariance, log_prob, sample(log_prob, np.zeros(6), covariance, config, seed=3)
+    return covariance, log_prob, sample(log_prob, np.zeros(6), covariance, FAR, config, seed=3)
 
 
 def test_draws_are_distributed_as_the_target(gaussian):
@@ -39,16 +42,16 @@ def test_draws_are_distributed_as_the_target(gaussian):
 def test_a_seed_repeats_the_chain(gaussian):
     covariance, log_prob, _ = gaussian
     short = SamplerConfig(min_steps=20, max_steps=20, burn=10, walkers=20)
-    first, again = (sample(log_prob, np.zeros(6), covariance, short, seed=5) for _ in range(2))
+    first, again = (sample(log_prob, np.zeros(6), covariance, FAR, short, seed=5) for _ in range(2))
     np.testing.assert_array_equal(first.u, again.u)
-    assert not np.array_equal(first.u, sample(log_prob, np.zeros(6), covariance, short, seed=6).u)
+    assert not np.array_equal(first.u, sample(log_prob, np.zeros(6), covariance, FAR, short, seed=6).u)
     assert not first.converged
 
 
 def test_kept_steps_are_counted_after_the_burn(gaussian):
     covariance, log_prob, _ = gaussian
     config = SamplerConfig(min_steps=30, max_steps=30, burn=50, walkers=12)
-    chains = sample(log_prob, np.zeros(6), covariance, config, seed=1)
+    chains = sample(log_prob, np.zeros(6), covariance, FAR, config, seed=1)
     assert chains.u.shape == (4, 30, 12, 6)
     assert chains.evaluations >= 4 * 12 * 80
 
@@ -68,3 +71,12 @@ def test_rhat_sees_an_ensemble_that_sits_elsewhere():
     rhat = split_rhat(x)
     assert rhat[0] < 1.002
     assert rhat[1] > 1.01
+
+
+def test_sets_out_from_a_corner_of_the_prior():
+    def log_prob(u):
+        return np.where(((u >= 0) & (u <= 1)).all(1), -u.sum(1), -np.inf)
+
+    config = SamplerConfig(min_steps=20, max_steps=20, burn=0, walkers=20)
+    chains = sample(log_prob, np.zeros(6), 0.01 * np.eye(6), (np.zeros(6), np.ones(6)), config, seed=1)
+    assert np.isfinite(chains.log_prob).all()
