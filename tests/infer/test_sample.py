@@ -8,7 +8,6 @@ from lenspipe.infer.config import SamplerConfig
 from lenspipe.infer.diagnostics import integrated_time, split_rhat
 from lenspipe.infer.sample import sample
 
-
 FAR = (np.full(6, -1e3), np.full(6, 1e3))
 
 
