@@ -5,7 +5,7 @@ Legend: K parameter vectors, P parameters, B bands, L light components (+ 1 sky)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -123,6 +123,11 @@ class Likelihood:
         options = (self.device, self.supersampling, self.marginalise, self.chunk)
         return Likelihood(self.data, self.scene, dtype, *options)
 
+    def masked(self, mask: NDArray[np.bool_]) -> Likelihood:
+        """The same likelihood of the pixels in `mask` (B,H,W)."""
+        options = (self.dtype, self.device, self.supersampling, self.marginalise, self.chunk)
+        return Likelihood(replace(self.data, mask=mask), self.scene, *options)
+
     @property
     def n_data(self) -> int:
         """D, the number of pixels that count, all bands together."""
@@ -182,6 +187,12 @@ class Likelihood:
         if self.sky is not None:
             blurred = torch.cat([blurred, self.sky.expand(len(vectors), -1, -1, -1, -1)], dim=1)
         return blurred
+
+    def significance(self, vector: Tensor) -> NDArray[np.float64]:
+        """(H,W) residual data - model of a (P,) vector in sigma, the used pixels of all bands together."""
+        found = self.solve(vector[None], non_negative=True)
+        residual = (self.image - found.model)[0] * torch.rsqrt(self.variance(found.model))[0] * self.mask
+        return np.asarray((residual.sum(0) / torch.sqrt(self.mask.sum(0).clamp(min=1))).numpy(), dtype=np.float64)
 
     def variance(self, model: Tensor) -> Tensor:
         """(K,B,H,W) variance of each pixel, in units of `unit`^2; 1 where masked."""

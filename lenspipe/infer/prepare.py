@@ -20,14 +20,21 @@ _SMALLEST_ARC = 5
 
 @dataclass(frozen=True)
 class Prepared:
-    """`imaging` for the likelihood; class probabilities on its grid (H,W), None without masks; lens centre in arcsec.
+    """What the fit works on.
 
-    `origin` is the window's first (row, column) in the cutout.
+    Attributes
+    ----------
+    imaging : for the likelihood.
+    source, lens : (H,W) class probabilities on its grid, None without masks.
+    others : (H,W) pixels of other objects, left out of ``imaging.mask``.
+    centre : x, y of the lens, arcsec.
+    origin : the window's first (row, column) in the cutout.
     """
 
     imaging: Imaging
     source: NDArray[np.float32] | None
     lens: NDArray[np.float32] | None
+    others: NDArray[np.bool_]
     centre: tuple[float, float]
     origin: tuple[int, int]
 
@@ -45,9 +52,13 @@ class Prepared:
         for i in large:
             row, column = np.argwhere(blobs == i).mean(0)
             left_out = binary_dilation(blobs == i, iterations=2)
-            imaging = replace(self.imaging, mask=self.imaging.mask & ~left_out)
-            without = replace(self, imaging=imaging, source=np.where(left_out, 0, self.source))
-            yield ((column - (width - 1) / 2) * scale, (row - (height - 1) / 2) * scale), without
+            yield ((column - (width - 1) / 2) * scale, (row - (height - 1) / 2) * scale), self.without(left_out)
+
+    def without(self, pixels: NDArray[np.bool_]) -> Prepared:
+        """This with (H,W) `pixels` among those of other objects."""
+        imaging = replace(self.imaging, mask=self.imaging.mask & ~pixels)
+        source = None if self.source is None else np.where(pixels, 0, self.source)
+        return replace(self, imaging=imaging, source=source, others=self.others | pixels)
 
 
 def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared:
@@ -66,6 +77,7 @@ def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared
     y = ((np.arange(height) - (height - 1) / 2) * cutout.pixel_scale)[:, None]
     probabilities = None if masks is None else masks.probability[window]
     source = lens = None
+    others = np.zeros((height, width), dtype=bool)
     centre = (0.0, 0.0)
     if masks is not None and probabilities is not None:
         source, lens, other, _ = probabilities
@@ -97,7 +109,7 @@ def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared
         psf=None if gaussian else _central(cutout.psf, (height, width)),
         psf_fwhm=cutout.psf_fwhm if gaussian else None,
     )
-    return Prepared(imaging, source, lens, centre, (rows.start, columns.start))
+    return Prepared(imaging, source, lens, others, centre, (rows.start, columns.start))
 
 
 def with_light_error(imaging: Imaging, light: NDArray[np.float64], fraction: float) -> Imaging:

@@ -1,11 +1,17 @@
-"""The optimum: lens light, coarse grid, least squares from many starts; and doubt about masks that fit badly."""
+"""The optimum: lens light, coarse grid, least squares from many starts; and doubt about the masks.
+
+Masks come from a network that errs: it takes neighbours for arcs, and draws their outlines too tight where they
+overlap the lens. Both show in what the best model leaves over, and both are mended here, before anything is sampled.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from lenspipe.errors import CandidateError, Reason
 from lenspipe.infer import starts
@@ -23,6 +29,9 @@ _BAD_FIT = 1.15
 """Chi-square per pixel above which segmented arcs are suspected to be neighbours. No verdict hangs on it."""
 _PRICE = 1.0
 """Cost of leaving a pixel out: the 1/2 that a well modelled one brings, and as much again."""
+
+_EDGE, _BRIGHT, _TRIMS = 3, 3.5, 3
+"""Pixels around a mask, and the sigma above which they are added to it; at most so many times."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,34 @@ def search(prepared: Prepared, scene: Scene, priors: Priors, config: FitConfig) 
                 notes = (
                     f"the segmented arc at x = {arc[0]:.1f}, y = {arc[1]:.1f} arcsec is left out: another object's",
                 )
-    return Found(*best, notes, evaluations)
+    found = Found(*best, notes, evaluations)
+    for _ in range(_TRIMS):
+        wings = _wings(found)
+        if not wings.any():
+            break
+        found = _without(found, wings)
+    return found
+
+
+def _wings(found: Found) -> NDArray[np.bool_]:
+    """(H,W) pixels at the edge of other objects that stay too bright under the best model, and those beside them."""
+    others = found.prepared.others
+    edge = binary_dilation(others, iterations=_EDGE) & ~others
+    vector = found.objective.priors.physical(found.optima.u[0])
+    bright = found.objective.likelihood.significance(torch.as_tensor(vector)) > _BRIGHT
+    return np.asarray(binary_dilation(bright & edge) & edge)
+
+
+def _without(found: Found, pixels: NDArray[np.bool_]) -> Found:
+    """The optima polished without (H,W) `pixels`, which belong to other objects."""
+    prepared = found.prepared.without(pixels)
+    priors = found.objective.priors
+    objective = Objective(found.objective.likelihood.masked(prepared.imaging.mask), priors)
+    fine = levenberg_marquardt(objective, found.optima.u, priors.lower, priors.upper, iterations=20)
+    order = distinct(fine.u, fine.cost, len(fine.u))
+    optima = Optima(fine.u[order], fine.cost[order])
+    return replace(found, prepared=prepared, objective=objective, optima=optima,
+                   evaluations=found.evaluations + objective.calls)  # fmt: skip
 
 
 def _attempt(prepared: Prepared, scene: Scene, priors: Priors, config: FitConfig) -> tuple[Objective, Optima]:

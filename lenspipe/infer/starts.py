@@ -52,11 +52,10 @@ def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[dict[s
         mask = imaging.mask if arc is None else imaging.mask & ~arc
         likelihood = Likelihood(replace(imaging, mask=mask), light_scene)
         u = levenberg_marquardt(Objective(likelihood, own), u, own.lower, own.upper, 20).u
-        found = likelihood.solve(torch.as_tensor(own.physical(u)), non_negative=True)
-        residual = (likelihood.image - found.model[0]).numpy() / np.sqrt(likelihood.variance(found.model)[0].numpy())
         if prepared.source is not None:
             break
-        arc = _bright_residual(residual, imaging, own.physical(u)[0], light_scene)
+        arc = _bright_residual(likelihood, own.physical(u)[0])
+    found = likelihood.solve(torch.as_tensor(own.physical(u)), non_negative=True)
     full = Likelihood(imaging, light_scene)
     amplitudes = found.amplitudes[0, :, : full.n_positive]
     layers = full.response(torch.as_tensor(own.physical(u)))[0, : full.n_positive]
@@ -129,15 +128,12 @@ def _arc_radius(prepared: Prepared, centre: tuple[float, float]) -> float | None
     return max(float((weight * distance).sum() / weight.sum()), 0.1)
 
 
-def _bright_residual(residual: Floats, imaging: Imaging, values: Floats, scene: Scene) -> NDArray[np.bool_]:
+def _bright_residual(likelihood: Likelihood, values: Floats) -> NDArray[np.bool_]:
     """(H,W) pixels that stay 3 sigma too bright, smoothed, outside the core: arcs and neighbours."""
-    width = 1.5
-    used = imaging.mask
-    stacked = np.where(used, residual, 0).sum(0) / np.sqrt(used.sum(0).clip(1))
-    significance = gaussian_filter(stacked, width) * math.sqrt(4 * math.pi) * width
-    centre = values[[scene.index("lens_light_center_x"), scene.index("lens_light_center_y")]]
-    outside = _distance(imaging, (float(centre[0]), float(centre[1]))) > 6 * imaging.pixel_scale
-    return binary_dilation((significance > 3) & outside)
+    width, imaging, scene = 1.5, likelihood.data, likelihood.scene
+    smooth = gaussian_filter(likelihood.significance(torch.as_tensor(values)), width) * math.sqrt(4 * math.pi) * width
+    x, y = (float(values[scene.index(f"lens_light_{c}")]) for c in ("center_x", "center_y"))
+    return binary_dilation((smooth > 3) & (_distance(imaging, (x, y)) > 6 * imaging.pixel_scale))
 
 
 def _distance(imaging: Imaging, centre: tuple[float, float]) -> Floats:

@@ -39,6 +39,19 @@ def test_leaves_out_a_neighbour_that_was_taken_for_an_arc():
     assert "x = -3.2, y = 1.8" in notes[0]
 
 
+def test_widens_a_mask_that_is_too_tight():
+    cutout, masks = lens()
+    axis = torch.as_tensor((np.arange(45) - 22) * cutout.pixel_scale)
+    shape = [torch.tensor(v) for v in (0.4, 1.0, 0.0, 0.0, 2.5, -1.8)]
+    neighbour = sersic_ellipse(axis[None], axis[:, None], *shape).numpy().astype(np.float32)
+    image = cutout.image + np.array([60.0, 54.0, 48.0], np.float32)[:, None, None] * neighbour
+    probability = masks.probability.copy()
+    probability[:, neighbour > 1.0] = 0
+    probability[CLASSES.index("noise"), neighbour > 1.0] = 1
+    radius, _ = theta_E(replace(cutout, image=image), Masks(probability, "unet"))
+    assert radius == pytest.approx(TRUTH["theta_E"], rel=0.05)
+
+
 def test_believes_masks_that_fit():
     radius, notes = theta_E(*lens())
     assert radius == pytest.approx(TRUTH["theta_E"], rel=0.05)
