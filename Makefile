@@ -12,10 +12,7 @@ DEMO   := runs/demo
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	@$(BIN)/lenspipe run workflows/demo.yaml --out $(DEMO); code=$$?; \
-	if [ -f $(DEMO)/search/report/index.html ]; then \
-	    echo; echo "Report: file://$(CURDIR)/$(DEMO)/search/report/index.html"; \
-	fi; exit $$code
+	$(BIN)/lenspipe run workflows/demo.yaml --out $(DEMO)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -263,12 +263,13 @@ def _derived(
 
 def _compare(likelihood: Likelihood, vector: Floats) -> tuple[float, float]:
     """log L of the best model, and how far lenstronomy's is from it, scaled; NaN where lenstronomy has no such case."""
-    own = Likelihood(likelihood.data, likelihood.scene, torch.float64, marginalise=False)
+    factor = likelihood.supersampling
+    own = Likelihood(likelihood.data, likelihood.scene, torch.float64, supersampling=factor, marginalise=False)
     value = float(own(torch.as_tensor(vector)[None])[0])
     height, width = likelihood.data.shape
     if height != width:
         return value, float("nan")
-    theirs = Lenstronomy(likelihood.data, likelihood.scene).log_likelihood(vector)
+    theirs = Lenstronomy(likelihood.data, likelihood.scene, factor).log_likelihood(vector)
     return value, abs(value - theirs) / max(1.0, abs(theirs) / 1e3)
 
 

@@ -15,13 +15,13 @@ from lenspipe.lensing.scene import Component, Scene
 class Lenstronomy:
     """``log_likelihood(vector)`` of (P,) physical parameters, computed by lenstronomy alone."""
 
-    def __init__(self, data: Imaging, scene: Scene):
+    def __init__(self, data: Imaging, scene: Scene, supersampling: int = 1):
         from lenstronomy.Sampling.Likelihoods.image_likelihood import ImageLikelihood
 
         self.scene = scene
         lights = [c.profile for c in scene.lens_light] + (["UNIFORM"] if scene.sky else [])
         self.image_likelihood = ImageLikelihood(
-            [self._band(data, b) for b in range(len(data.image))],
+            [self._band(data, b, supersampling) for b in range(len(data.image))],
             "multi-linear",
             {
                 "lens_model_list": [c.profile for c in scene.lens],
@@ -49,7 +49,7 @@ class Lenstronomy:
         value, _ = self.image_likelihood.logL(**self.kwargs(vector), kwargs_ps=[])
         return float(value)
 
-    def _band(self, data: Imaging, b: int) -> list[dict[str, Any]]:
+    def _band(self, data: Imaging, b: int, supersampling: int) -> list[dict[str, Any]]:
         height, width = data.shape
         scale = data.pixel_scale
         pixels: dict[str, Any] = {
@@ -67,4 +67,4 @@ class Lenstronomy:
             psf = {"psf_type": "GAUSSIAN", "fwhm": float(data.psf_fwhm[b]), "pixel_size": scale, "truncation": 4}
         elif data.psf is not None:
             psf = {"psf_type": "PIXEL", "kernel_point_source": data.psf[b].astype(float)}
-        return [pixels, psf, {"supersampling_factor": 1, "supersampling_convolution": False}]
+        return [pixels, psf, {"supersampling_factor": supersampling, "supersampling_convolution": False}]

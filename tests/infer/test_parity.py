@@ -90,6 +90,20 @@ def test_log_likelihood_is_lenstronomys(bands, shape, psf, noise, masked, sky, e
     np.testing.assert_allclose(exact[~free], expected[~free], rtol=1e-14, atol=1e-6)
 
 
+@pytest.mark.parametrize("psf", ["gaussian", "pixel"])
+def test_supersampling_is_lenstronomys(psf, engine):
+    data = mock(2, (45, 45), psf, "poisson", True)
+    scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
+    lower, upper = bounds(scene)
+    vectors = np.random.default_rng(7).uniform(lower, upper, size=(20, len(lower)))
+    reference = Lenstronomy(data, scene, supersampling=3)
+    expected = np.array([reference.log_likelihood(v) for v in vectors])
+    value = Likelihood(data, scene, supersampling=3, engine=engine)(torch.as_tensor(vectors)).numpy()
+    free = expected > -1e7
+    assert free.any()
+    np.testing.assert_allclose(value[free], expected[free], rtol=1e-11)
+
+
 @pytest.mark.parametrize(("source", "light"), [(2, 1), (1, 2), (2, 2)])
 def test_several_components(source, light, engine):
     data = mock(2, (45, 45), "gaussian", "poisson", True)
