@@ -28,26 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _CHUNK = 128
 """Objects simulated at once; no object depends on it."""
-_TRUTH_UNITS = {
-    "theta_E": "arcsec",
-    "e1": "",
-    "e2": "",
-    "center_x": "arcsec",
-    "center_y": "arcsec",
-    "gamma1": "",
-    "gamma2": "",
-    "lens_light_R_sersic": "arcsec",
-    "lens_light_n_sersic": "",
-    "lens_light_e1": "",
-    "lens_light_e2": "",
-    "source_R_sersic": "arcsec",
-    "source_n_sersic": "",
-    "source_e1": "",
-    "source_e2": "",
-    "source_center_x": "arcsec",
-    "source_center_y": "arcsec",
-    "magnification": "",
-}
 
 
 class SimulateConfig(Config):
@@ -104,12 +84,20 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     return {"figures": figures}
 
 
+def _truth_units() -> dict[str, str]:
+    """Name -> unit of the true parameters, those of the model that such lenses are fitted with."""
+    from lenspipe.lensing.scene import build
+
+    scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
+    return {**dict(zip(scene.names, scene.units)), "magnification": ""}
+
+
 def _truth(parts: list[Observed]) -> dict[str, NDArray[np.float64]]:
     """True parameters by name, (N,) each, NaN for non-lenses."""
     import numpy as np
 
     rows = [scene.truth() for part in parts for scene in part.scenes]
-    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in _TRUTH_UNITS}
+    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in _truth_units()}
     return {**columns, "magnification": np.concatenate([part.magnification for part in parts])}
 
 
@@ -143,7 +131,7 @@ def _write_fits(
     scenes = [scene for part in parts for scene in part.scenes]
     table["is_lens"] = [scene.is_lens for scene in scenes]
     table["kind"] = [scene.kind for scene in scenes]
-    for name, unit in _TRUTH_UNITS.items():
+    for name, unit in _truth_units().items():
         table[f"true_{name}"] = truth[name] * units.Unit(unit)
     hdus = [fits.PrimaryHDU(), fits.ImageHDU(np.concatenate([p.image for p in parts]), name="IMAGE")]
     for name in ("source", "lens"):
@@ -180,7 +168,7 @@ def _write_layers(
             f.create_dataset(name, data=data, chunks=(1, *data.shape[1:]))
         f["sky_rms"] = np.concatenate([part.sky_rms for part in parts])
         f["exposure_time"] = np.tile(survey.effective_gain(), (len(ids), 1))
-        for name, unit in _TRUTH_UNITS.items():
+        for name, unit in _truth_units().items():
             f[f"truth/{name}"] = truth[name]
             f[f"truth/{name}"].attrs["unit"] = unit
         f.attrs.update(
