@@ -274,9 +274,10 @@ def _compare(likelihood: Likelihood, vector: Floats) -> tuple[float, float]:
 
 
 def _at_bound(u: Floats, priors: Priors) -> tuple[str, ...]:
+    """Parameters of mass and source at a bound; lens light may well run into one without harm to the mass."""
     margin = 0.005 * (priors.upper - priors.lower)
     outside = (u < priors.lower + margin) | (u > priors.upper - margin)
-    return tuple(name for name, out in zip(priors.names, outside) if out)
+    return tuple(name for name, out in zip(priors.names, outside) if out and not name.startswith("lens_light"))
 
 
 def _mass_light(scene: Scene, vector: Floats) -> float:

@@ -105,11 +105,15 @@ def _positions(
     count: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """(count, P) draws around `start` at which `log_prob` is finite, mirrored at the bounds."""
+    """(count, P) draws around `start` at which `log_prob` is finite, mirrored at the bounds.
+
+    Nearer to it than the posterior is wide: differential evolution widens an ensemble quickly, but a walker that
+    sets out in a side mode of no weight may stay there for thousands of steps.
+    """
     lower, upper = bounds
     root = np.linalg.cholesky(covariance)
     found: list[Floats] = []
-    for shrink in (1.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01):
+    for shrink in (0.3, 0.3, 0.2, 0.1, 0.03, 0.01):
         draws = start + shrink * rng.standard_normal((2 * count, len(start))) @ root.T
         draws = np.clip(lower + np.abs(draws - lower), lower, upper)
         draws = np.clip(upper - np.abs(upper - draws), lower, upper)
