@@ -108,21 +108,6 @@ def sheet_figure(
     style.save(figure, path, dpi=130)
 
 
-def contact_sheet(path: Path, pictures: Sequence[NDArray[Any]], captions: Sequence[str], columns: int = 8) -> None:
-    """Many RGB (H, W, 3) pictures in a grid, a caption under each."""
-    columns = max(1, min(columns, len(pictures)))
-    rows = max(1, -(-len(pictures) // columns))
-    figure = style.new_figure(1.4 * columns, 1.6 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.2 / (1.6 * rows), wspace=0.05, hspace=0.16)
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, picture, caption in zip(grid, pictures, captions):
-        axes.imshow(picture, origin="lower", interpolation="nearest")
-        axes.text(0.5, -0.03, caption, transform=axes.transAxes, ha="center", va="top", fontsize=7, color=style.INK)
-    style.save(figure, path)
-
-
 def _header(figure: Figure, fit: Mapping[str, Any], bands: Sequence[str], ra: float, dec: float) -> None:
     figure.text(0.025, 0.957, fit["id"], fontsize=18, weight="bold", color=style.INK, va="center")
     facts = [f"RA {ra:.5f}°   Dec {dec:+.5f}°" if np.isfinite(ra + dec) else "position unknown"]
