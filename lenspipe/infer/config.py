@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lenspipe.config import Config
 from lenspipe.infer.priors import Prior
@@ -24,9 +24,18 @@ class SceneConfig(Config):
 
     lens: tuple[Mass, ...] = Field(default=("SIE", "SHEAR"), min_length=1)
     source: tuple[Light, ...] = Field(default=("SERSIC_ELLIPSE",), min_length=1)
-    lens_light: tuple[Light, ...] | None = Field(default=None, description="null: two Sersics if sharp, else one")
+    lens_light: tuple[Light, ...] | None = Field(
+        default=None, min_length=1, description="null: two Sersics if sharp, else one"
+    )
     sky: bool | None = Field(default=None, description="fit a constant sky level per band; null: if sharp")
     joint_centre: bool = Field(default=True, description="first lens light and main deflector share a centre")
+
+    @field_validator("lens")
+    @classmethod
+    def _main_deflector_first(cls, value: tuple[Mass, ...]) -> tuple[Mass, ...]:
+        if value[0] != "SIE":
+            raise ValueError("the main deflector, a SIE, must come first")
+        return value
 
 
 class DataConfig(Config):

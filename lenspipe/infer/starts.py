@@ -35,14 +35,15 @@ def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[dict[s
 
     Returns
     -------
-    values : parameter name of `scene` -> value, for the lens light and its centre.
+    values : parameter name -> value, for the lens light, and its centre as the deflector's ``center_x, center_y`` too.
     model : (B,H,W) lens light in flux units.
     """
     imaging = prepared.imaging
     light_scene = build([], [], [c.profile for c in scene.lens_light], sky=scene.sky, joint_centre=False)
     joint = scene.lens_light[0].columns[-2:] == scene.lens[0].columns[-2:]
+    centre = {f"lens_light_{c}": c for c in ("center_x", "center_y")}
     # With a joint centre the light's centre carries the prior of the deflector's.
-    aliases = {f"lens_light_{c}": c for c in ("center_x", "center_y")} if joint else {}
+    aliases = centre if joint else {}
     declared = {n: priors.priors[scene.index(aliases.get(n, n))] for n in light_scene.names}
     own = Priors(light_scene.names, declared)
     begin = _first_light(light_scene, prepared)
@@ -61,7 +62,7 @@ def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[dict[s
     layers = full.response(torch.as_tensor(own.physical(u)))[0, : full.n_positive]
     model = torch.einsum("bl,lbhw->bhw", amplitudes, layers).numpy() * likelihood.unit
     values = dict(zip(light_scene.names, own.physical(u)[0].tolist()))
-    return {aliases.get(n, n): v for n, v in values.items()}, model
+    return values | {c: values[n] for n, c in centre.items()}, model
 
 
 def grid(prepared: Prepared, scene: Scene, priors: Priors, light: dict[str, float], config: SearchConfig) -> Floats:

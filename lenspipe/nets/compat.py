@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 
 import torch
+from torch import library
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -27,12 +28,12 @@ def _load_compiled() -> None:
             continue
 
 
-def _declare_missing() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "FRAGMENT")
+def _declare_missing() -> library.Library:
+    fragment = library.Library("torchvision", "FRAGMENT")
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
-            library.define(schema)
-    return library
+            fragment.define(schema)
+    return fragment
 
 
 _load_compiled()

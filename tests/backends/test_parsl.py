@@ -77,7 +77,7 @@ def test_killed_child_and_killed_worker_run_that_unit_again_and_nothing_else(run
         ("gather", ""): 1,
     }
     assert units["work", "000"][0]["attempt"] == 2
-    said = (run.root / ".lenspipe/logs/search/work/001.1.log").read_text()
+    said = (run.root / ".lenspipe/logs/search" / "work/001.1.log").read_text()
     assert said.count("working on 001") == 2
 
 

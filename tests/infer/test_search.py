@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.prepare import prepare
 from lenspipe.infer.priors import Priors
 from lenspipe.infer.search import distinct, search
 from lenspipe.lensing.light import sersic_ellipse
+from lenspipe.lensing.scene import build
 from lenspipe.types import CLASSES, Masks
 from tests.infer.mock import SCENE, TRUTH, lens
 
@@ -56,6 +58,24 @@ def test_believes_masks_that_fit():
     radius, notes = theta_E(*lens())
     assert radius == pytest.approx(TRUTH["theta_E"], rel=0.05)
     assert notes == ()
+
+
+def test_light_and_mass_with_centres_of_their_own():
+    cutout, masks = lens()
+    config = CONFIG.resolve(1.25, 12)
+    scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"], joint_centre=False)
+    with torch.no_grad():
+        found = search(prepare(cutout, masks, config.data), scene, Priors(scene.names, {}), config)
+    best = dict(zip(scene.names, found.objective.priors.physical(found.optima.u[0])))
+    assert best["theta_E"] == pytest.approx(TRUTH["theta_E"], rel=0.05)
+    for name in ("center_x", "lens_light_center_x"):
+        assert best[name] == pytest.approx(TRUTH["center_x"], abs=0.05)
+
+
+@pytest.mark.parametrize("model", [{"lens": ["SHEAR", "SIE"]}, {"lens": []}, {"lens_light": []}, {"source": []}])
+def test_scenes_that_cannot_be_fitted_are_refused(model):
+    with pytest.raises(ValidationError):
+        FitConfig.model_validate({"model": model})
 
 
 def test_distinct_keeps_one_of_each():
