@@ -15,7 +15,7 @@ from lenspipe.io.atomic import replacing
 from lenspipe.io.survey import SurveyFacts
 from lenspipe.run.workflow import put, split_set
 from lenspipe.stage import seed_for
-from lenspipe.stages.model import ModelConfig, failure_to_folder, fit_to_folder
+from lenspipe.stages.model import ModelConfig, checkpoint_of, failure_to_folder, fit_to_folder
 
 QUARANTINED = 3
 """Exit code of a candidate that could not be used."""
@@ -77,8 +77,11 @@ def fit_command(
         cutout = read_candidate(
             image, noise, psf, survey=survey, sigma_map=sigma_map, mask=mask, noise_kind=kind, id=identity
         )
+        own_seed = seed_for(seed, cutout.id)
+        checkpoint = checkpoint_of(out / cutout.id, cutout, None, options, own_seed)
         with replacing(out / cutout.id) as folder:
-            summary = fit_to_folder(cutout, None, options, seed_for(seed, cutout.id), folder, redshifts)
+            summary = fit_to_folder(cutout, None, options, own_seed, folder, checkpoint, redshifts)
+        checkpoint.remove()
     except CandidateError as error:
         failed = True
         summary = failure_to_folder(identity, error, out)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lenspipe.infer import derived
+from lenspipe.infer.checkpoint import NOWHERE, Checkpoint, searched
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.derived import Quantity
 from lenspipe.infer.likelihood import Likelihood
@@ -93,7 +94,12 @@ class Fit:
 
 
 def fit(
-    cutout: Cutout, masks: Masks | None, config: FitConfig, seed: int, redshifts: tuple[float, float] | None = None
+    cutout: Cutout,
+    masks: Masks | None,
+    config: FitConfig,
+    seed: int,
+    redshifts: tuple[float, float] | None = None,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Fit:
     """Fit `config`'s lens model to a cutout.
 
@@ -102,17 +108,18 @@ def fit(
     masks : class probabilities; None to start from the image alone.
     seed : of the sampler; the same candidate, config and seed give the same result on the same machine.
     redshifts : of lens and source, for velocity dispersion and mass.
+    checkpoint : keeps how far the fit has come; with what an earlier process left of the same fit it goes on.
 
     Raises
     ------
     CandidateError : where there is nothing to fit or no start with a finite likelihood.
     """
-    begun = time.perf_counter()
+    begun = time.perf_counter() - checkpoint.spent
     config = config.resolve(seeing(cutout), default_window(cutout, masks))
     model, data = config.model, config.data
     scene = build(model.lens, model.source, model.lens_light or (), bool(model.sky), model.joint_centre)
     priors = Priors(scene.names, config.priors, config.mass_follows_light)
-    found = search(prepare(cutout, masks, data), scene, priors, config)
+    found = searched(checkpoint, lambda: search(prepare(cutout, masks, data), scene, priors, config))
     prepared, objective, optima = found.prepared, found.objective, found.optima
     exact = objective.likelihood
     imaging = exact.data
@@ -120,7 +127,7 @@ def fit(
     quick = exact if data.precision == "float64" else exact.to(torch.float32)
     bounds = (priors.lower, priors.upper)
     covariance = _laplace(objective, optima.u[0])
-    chains = sample(_log_posterior(quick, priors), optima.u[0], covariance, bounds, config.sampler, seed)
+    chains = sample(_log_posterior(quick, priors), optima.u[0], covariance, bounds, config.sampler, seed, checkpoint)
     best = _polish(objective, optima.u[0], chains)
 
     vector = priors.physical(best)

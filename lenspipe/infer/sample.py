@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import emcee
 import numpy as np
 from numpy.typing import NDArray
 
 from lenspipe.errors import CandidateError, Reason
+from lenspipe.infer.checkpoint import NOWHERE, Checkpoint
 from lenspipe.infer.config import SamplerConfig
 from lenspipe.infer.diagnostics import Diagnostics, diagnose
+from lenspipe.infer.ensembles import Ensembles
 
 Floats = NDArray[np.float64]
 
@@ -38,6 +41,7 @@ def sample(
     bounds: tuple[Floats, Floats],
     config: SamplerConfig,
     seed: int,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Chains:
     """Draw from `log_prob`.
 
@@ -47,6 +51,7 @@ def sample(
     start : (P,) the optimum.
     covariance : (P, P) Laplace approximation around it, from which the walkers set out.
     bounds : (P,) lowest and highest coordinates at which `log_prob` is finite.
+    checkpoint : keeps the chains meanwhile; from what it holds of the same call, the same chains come out.
 
     Raises
     ------
@@ -54,47 +59,34 @@ def sample(
     """
     walkers = max(config.walkers, 2 * len(start))
     walkers += walkers % 2
-    counter = _Counter(log_prob)
-    ensembles = []
-    for sequence in np.random.SeedSequence(seed).spawn(config.ensembles):
-        moves = [(emcee.moves.DEMove(), 0.9), (emcee.moves.DEMove(gamma0=1.0), 0.1)]
-        sampler = emcee.EnsembleSampler(walkers, len(start), counter, vectorize=True, moves=moves)
-        rng = np.random.default_rng(sequence)
-        legacy = np.random.RandomState(rng.integers(2**32))
-        positions = _positions(counter, start, covariance, bounds, walkers, rng)
-        sampler.random_state = legacy.get_state()
-        state = emcee.State(positions, random_state=legacy.get_state())
-        ensembles.append((sampler, state))
 
-    total = 0
+    def begin(rng: np.random.Generator, counted: Callable[[Floats], Floats]) -> Floats:
+        return _positions(counted, start, covariance, bounds, walkers, rng)
+
+    seeds = np.random.SeedSequence(seed).spawn(config.ensembles)
+    ensembles = Ensembles(log_prob, _moves, seeds, begin, checkpoint)
     target = config.burn + config.min_steps
+    # What an earlier process looked at and went on from need not be looked at again.
+    while target < ensembles.steps:
+        target += config.check_every
     while True:
-        ensembles = [(s, s.run_mcmc(state, target - total, skip_initial_state_check=True)) for s, state in ensembles]
-        total = target
+        ensembles.advance(target)
         # A chain that had to grow has also shown that its beginning was not yet typical.
-        dropped = max(config.burn, total // 4)
-        chains = np.stack([s.get_chain(discard=dropped) for s, _ in ensembles])
+        dropped = max(config.burn, target // 4)
+        chains = ensembles.u(dropped)
         result = diagnose(chains)
-        kept = total - dropped
+        kept = target - dropped
         converged = bool(
             kept >= config.min_steps and result.rhat.max() < config.rhat and kept >= config.taus * result.tau.max()
         )
         if converged or kept >= config.max_steps:
             break
-        target = total + config.check_every
-    log_probs = np.stack([s.get_log_prob(discard=dropped) for s, _ in ensembles])
-    return Chains(chains, log_probs, result, converged, counter.calls)
+        target += config.check_every
+    return Chains(chains, ensembles.log_prob(dropped), result, converged, ensembles.evaluations)
 
 
-class _Counter:
-    """`log_prob` that counts its vectors."""
-
-    def __init__(self, log_prob: Callable[[Floats], Floats]):
-        self.log_prob, self.calls = log_prob, 0
-
-    def __call__(self, u: Floats) -> Floats:
-        self.calls += len(u)
-        return self.log_prob(u)
+def _moves() -> list[tuple[Any, float]]:
+    return [(emcee.moves.DEMove(), 0.9), (emcee.moves.DEMove(gamma0=1.0), 0.1)]
 
 
 def _positions(

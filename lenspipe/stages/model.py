@@ -7,7 +7,7 @@ import logging
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -19,7 +19,14 @@ from lenspipe.products import BUNDLE, CANDIDATES, MODEL
 from lenspipe.stage import Inputs, Outputs, Resources, Stage, for_each, seed_for
 from lenspipe.types import Cutout, Masks
 
+if TYPE_CHECKING:
+    from lenspipe.io.checkpoint import FileCheckpoint
+
 log = logging.getLogger(__name__)
+
+
+EVERY = 30.0
+"""Seconds between two looks at whether a fit under way is worth saving."""
 
 
 class ModelConfig(FitConfig):
@@ -32,12 +39,33 @@ def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     """Fit each bundle of the task; one that cannot be fitted fails alone."""
     from lenspipe.io.shards import read_bundle
 
+    checkpoints = []
+
     def work(key: str) -> None:
         cutout, masks, columns = read_bundle(inputs[BUNDLE.name][key])
         truth = {n.removeprefix("true_"): float(v) for n, v in columns.items() if n.startswith("true_")}
-        fit_to_folder(cutout, masks, config, seed_for(seed, key), outputs[MODEL.name][key], truth=truth)
+        folder, own_seed = outputs[MODEL.name][key], seed_for(seed, key)
+        checkpoint = checkpoint_of(folder.with_name(key), cutout, masks, config, own_seed)
+        checkpoints.append(checkpoint)
+        fit_to_folder(cutout, masks, config, own_seed, folder, checkpoint, truth=truth)
 
-    return {"failed": for_each(inputs[BUNDLE.name], work)}
+    failed = for_each(inputs[BUNDLE.name], work)
+    # Not before: the first of a batch whose process dies over the last has to be taken up again too.
+    for checkpoint in checkpoints:
+        checkpoint.remove()
+    return {"failed": failed}
+
+
+def checkpoint_of(final: Path, cutout: Cutout, masks: Masks | None, config: ModelConfig, seed: int) -> FileCheckpoint:
+    """Where a fit whose results go to `final` keeps its chains meanwhile: ``.NAME.checkpoint.npz`` beside that folder.
+
+    What was left by a fit of other data, options, seed or versions is passed over.
+    """
+    from lenspipe.io.checkpoint import FileCheckpoint, digest
+
+    options = config.model_dump(mode="json", include=set(FitConfig.model_fields))
+    identity = digest(cutout, masks, options, seed, _versions())
+    return FileCheckpoint(final.with_name(f".{final.name}.checkpoint.npz"), identity, EVERY)
 
 
 def fit_to_folder(
@@ -46,6 +74,7 @@ def fit_to_folder(
     config: ModelConfig,
     seed: int,
     folder: Path,
+    checkpoint: FileCheckpoint,
     redshifts: tuple[float, float] | None = None,
     truth: dict[str, float] | None = None,
 ) -> dict[str, Any]:
@@ -60,7 +89,7 @@ def fit_to_folder(
 
     log.info("%s: fitting", cutout.id)
     with torch.no_grad():
-        result = fit(cutout, masks, config, seed, redshifts)
+        result = fit(cutout, masks, config, seed, redshifts, checkpoint)
     versions = _versions()
     summary = summarise(result, cutout, masks.origin if masks else "none", seed, versions)
     log.info("%s: %s in %.1f s", cutout.id, summary["status"], result.seconds)
