@@ -39,14 +39,17 @@ if __name__ == "__main__":
     from lenspipe.infer.likelihood import Likelihood
 
     evaluated = 0
-    for method in ("non_negative", "residuals"):
 
-        def counted(self, vectors, *args, original=getattr(Likelihood, method)):
+    def counted(original):
+        def call(self, vectors, *args):
             global evaluated
             evaluated += len(vectors)
             return original(self, vectors, *args)
 
-        setattr(Likelihood, method, counted)
+        return call
+
+    for method in ("non_negative", "residuals"):
+        setattr(Likelihood, method, counted(getattr(Likelihood, method)))
     model.EVERY = 0.0
     failed = fit({Path(p).stem: Path(p) for p in sys.argv[2:]}, Path(sys.argv[1]))
     print(json.dumps({**failed, "evaluated": evaluated}))
