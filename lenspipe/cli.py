@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,10 @@ from lenspipe.cli_fit import fit_command
 from lenspipe.errors import LenspipeError
 
 _Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", file_okay=False)]
+_Site = Annotated[str, typer.Option(help="Site file or name: where it runs.")]
+_SiteSet = Annotated[
+    list[str] | None, typer.Option("--site-set", help="Override a key of the site; may be repeated.", metavar="K=V")
+]
 _Set = Annotated[list[str] | None, typer.Option("--set", help="Override an option; may be repeated.", metavar="K=V")]
 
 
@@ -58,8 +63,9 @@ def _top(
 def run(
     workflow: Annotated[str, typer.Argument(help="Workflow file, or the name of one that comes with lenspipe.")],
     out: _Out,
-    site: Annotated[str, typer.Option(help="Site file or name: where it runs.")] = "local",
+    site: _Site = "local",
     sets: _Set = None,
+    site_sets: _SiteSet = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which units would run and why.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try quarantined candidates again.")] = False,
     backend: Annotated[str | None, typer.Option(help="parsl or inline, in place of the site's.")] = None,
@@ -72,7 +78,7 @@ def run(
     from lenspipe.backends.site import WORKFLOWS, find, load_site
     from lenspipe.run.workflow import load
 
-    where = load_site(site, stages.NAMES)
+    where = load_site(site, stages.NAMES, site_sets or [])
     flow = load(find(workflow, WORKFLOWS, "workflow"), sets or [], stages.get)
     raise typer.Exit(run_workflow(flow, out, where, "lenspipe.stages", dry_run, retry_failed, backend or where.backend))
 
@@ -90,6 +96,7 @@ def run_workflow(
     from lenspipe.run.progress import Lines, choose
     from lenspipe.run.results import result_lines
 
+    os.environ.update(where.environment)
     graph, capacity = build(flow.instances), where.capacity()
     if backend not in ("parsl", "inline"):
         raise LenspipeError(f"--backend {backend}: there are parsl and inline.")
@@ -106,7 +113,7 @@ def run_workflow(
             return open_inline(out, import_module(registry).get)
         from lenspipe.backends.parsl import open_parsl
 
-        return open_parsl(out, registry, capacity.cores)
+        return open_parsl(out, registry, where)
 
     with choose() as progress, hold(out, progress.say):
         ledger = Ledger(out)

@@ -26,7 +26,9 @@ class Resources:
 
     Attributes
     ----------
-    cpus, gpus : numbers of cores and GPUs.
+    cpus : cores.
+    gpus : 1 if a task uses a GPU where there is one.
+    gpus_required : it cannot do without.
     memory_gb : GB of memory.
     minutes : wall time for one task of `per_task` keys; past it the task is ended, its keys are tried singly.
     per_task : keys of a batch stage that one task takes.
@@ -34,6 +36,7 @@ class Resources:
 
     cpus: int = 1
     gpus: int = 0
+    gpus_required: bool = False
     memory_gb: float = 2.0
     minutes: float = 30.0
     per_task: int = 1

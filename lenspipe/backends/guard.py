@@ -1,16 +1,34 @@
-"""``python -m lenspipe.backends.guard COMMAND ...``: run a helper of the driver that must not outlive it."""
+"""What must not outlive the driver.
+
+``python -m lenspipe.backends.guard COMMAND ...`` runs a helper that ends with it.
+``python -m lenspipe.backends.guard --jobs NAME`` waits for the end of its standard input, which is that of the driver,
+and then ends the Slurm jobs that bear this name.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+import time
+
+from lenspipe.backends.slurm import cancel
+from lenspipe.errors import LenspipeError
 
 _PR_SET_PDEATHSIG = 1
+_ROUNDS = 30
 
 
 def main() -> None:
+    if sys.argv[1] == "--jobs":
+        end_jobs(sys.argv[2])
+    else:
+        end_with_parent(sys.argv[1:])
+
+
+def end_with_parent(command: list[str]) -> None:
     """Ask the kernel to end this process with its parent, leave Ctrl-C to the parent, and become the command."""
     parent = os.getppid()
     if sys.platform == "linux":
@@ -18,7 +36,22 @@ def main() -> None:
         if os.getppid() != parent:  # it died before the request
             sys.exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.execvp(sys.argv[1], sys.argv[1:])
+    os.execvp(command[0], command)
+
+
+def end_jobs(name: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the driver decides when it ends
+        signal.signal(number, signal.SIG_IGN)
+    while os.read(0, 4096):
+        pass
+    quiet = False
+    for _ in range(_ROUNDS):  # a job may have been on its way to the queue, and Slurm may be slow to answer
+        with contextlib.suppress(LenspipeError):
+            found = cancel(name)
+            if not found and quiet:
+                return
+            quiet = not found
+        time.sleep(2)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ class Inline:
     def __init__(self, root: Path, get: GetStage):
         self._root, self._get = root, get
 
-    def submit(self, task: Task) -> Future[dict[str, Any]]:
+    def submit(self, task: Task, pool: str) -> Future[dict[str, Any]]:
         future: Future[dict[str, Any]] = Future()
         future.set_result(execute(task, self._get(task.stage), self._root))
         return future

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
+import shlex
+import socket
+import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import parsl
+from parsl.addresses import address_by_interface
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 from parsl.jobs.error_handlers import windowed_error_handler
-from parsl.providers import LocalProvider
+from parsl.launchers import SimpleLauncher, SingleNodeLauncher, SrunLauncher
+from parsl.launchers.base import Launcher
+from parsl.providers import CondorProvider, LocalProvider, SlurmProvider
+from parsl.providers.base import ExecutionProvider
 
 import lenspipe
 from lenspipe.backends.child import died, perform
-from lenspipe.errors import Reason
+from lenspipe.backends.site import Executor, Site, minutes_of
+from lenspipe.backends.slurm import job_name
+from lenspipe.errors import LenspipeError, Reason
 from lenspipe.run.folder import STATE
 from lenspipe.stage import Task
 
@@ -28,18 +38,22 @@ WORKER_LOSSES = 5
 
 class Parsl:
     def __init__(self, kernel: Any, root: Path, registry: str):
-        self._app = parsl.python_app(perform, data_flow_kernel=kernel)
+        self._kernel = kernel
+        self._apps: dict[str, Any] = {}
         self._root, self._registry = str(root), registry
 
-    def submit(self, task: Task) -> Future[dict[str, Any]]:
+    def submit(self, task: Task, pool: str) -> Future[dict[str, Any]]:
         future: Future[dict[str, Any]] = Future()
-        self._app(task.to_json(), self._root, self._registry).add_done_callback(lambda done: _hand_on(done, future))
+        if pool not in self._apps:
+            self._apps[pool] = parsl.python_app(perform, data_flow_kernel=self._kernel, executors=[pool])
+        done = self._apps[pool](task.to_json(), self._root, self._registry)
+        done.add_done_callback(lambda done: _hand_on(done, future))
         return future
 
 
 @contextmanager
-def open_parsl(root: Path, registry: str, cores: int) -> Iterator[Parsl]:
-    """Workers on this machine, `cores` of them, gone when the block ends or when this process dies.
+def open_parsl(root: Path, registry: str, site: Site) -> Iterator[Parsl]:
+    """The workers of `site`, gone when the block ends or when this process dies.
 
     Parameters
     ----------
@@ -47,29 +61,136 @@ def open_parsl(root: Path, registry: str, cores: int) -> Iterator[Parsl]:
     """
     root = root.resolve()
     _make_findable()
-    executor = HighThroughputExecutor(
-        label="local",
-        address="127.0.0.1",
-        encrypted=True,
-        interchange_launch_cmd=[sys.executable, "-m", "lenspipe.backends.guard", "interchange.py"],
-        max_workers_per_node=cores,
-        cores_per_worker=1e-6,  # the number of workers is the site's to say
-        heartbeat_period=2,
-        heartbeat_threshold=30,
-        block_error_handler=windowed_error_handler,
-        provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=_end_with(os.getpid())),
-    )
+    executors = site.workers()
+    name = f"{job_name(root)}-{uuid.uuid4().hex[:8]}"
+    batch = [executor for executor in executors.values() if executor.provider != "local"]
     config = parsl.Config(
-        executors=[executor],
+        executors=[_executor(label, executor, site, name) for label, executor in executors.items()],
         run_dir=str(root / STATE / "parsl"),
         retries=WORKER_LOSSES,
         retry_handler=_cost,
-        strategy="simple",
+        strategy="htex_auto_scale" if batch else "simple",
         strategy_period=1,
+        max_idletime=min((executor.idle_seconds for executor in batch), default=120),
         usage_tracking=0,
     )
-    with parsl.load(config) as kernel:
+    guard = _guard(name) if any(executor.provider == "slurm" for executor in batch) else nullcontext()
+    with guard, parsl.load(config) as kernel:
         yield Parsl(kernel, root, registry)
+
+
+def _executor(label: str, executor: Executor, site: Site, name: str) -> HighThroughputExecutor:
+    minutes = minutes_of(executor.walltime)
+    return HighThroughputExecutor(
+        label=label,
+        address=_address(site, executor),
+        encrypted=True,
+        interchange_launch_cmd=[sys.executable, "-m", "lenspipe.backends.guard", "interchange.py"],
+        max_workers_per_node=executor.per_node(),
+        cores_per_worker=1e-6,  # the number of workers is the site's to say
+        available_accelerators=executor.gpus(),
+        heartbeat_period=2 if executor.provider == "local" else site.heartbeat_seconds,
+        heartbeat_threshold=30 if executor.provider == "local" else site.lost_seconds,
+        drain_period=int(60 * (minutes - executor.drain_minutes)) if executor.drain_minutes else None,
+        block_error_handler=windowed_error_handler,
+        provider=_provider(label, executor, site, name),
+    )
+
+
+def _provider(label: str, executor: Executor, site: Site, name: str) -> ExecutionProvider:
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in site.environment.items())
+    init = f"{site.setup.strip()}\n{exports}{_paths()}"
+    blocks: dict[str, Any] = {
+        "nodes_per_block": executor.nodes_per_block,
+        "max_blocks": executor.max_blocks,
+        "launcher": _launcher(executor),
+    }
+    if executor.provider == "local":
+        # The srun launcher names a file after the job: two executors in one job need two names.
+        own = f"export SLURM_JOB_NAME={label}\n" if executor.launcher == "srun" else ""
+        blocks |= {"init_blocks": 1, "min_blocks": 1}
+        return LocalProvider(worker_init=f"{_end_with(os.getpid())}{own}", **blocks)
+    if executor.provider == "condor":
+        return CondorProvider(
+            init_blocks=0,
+            cores_per_slot=executor.cores(),
+            mem_per_slot=executor.memory_gb_per_node,
+            walltime=executor.walltime,
+            scheduler_options="".join(f"{line}\n" for line in executor.options),
+            worker_init=init,
+            **blocks,
+        )
+    return Slurm(
+        name=f"{name}-{label}",
+        most_blocks=executor.most_blocks,
+        poll_seconds=min(60, site.lost_seconds),
+        init_blocks=0,
+        partition=executor.partition,
+        constraint=executor.constraint,
+        account=executor.account or site.account,
+        qos=executor.qos or site.qos,
+        walltime=executor.walltime,
+        cores_per_node=executor.cores(),
+        mem_per_node=executor.memory_gb_per_node and int(executor.memory_gb_per_node),
+        gpus_per_node=len(executor.gpus()) or None,
+        exclusive=executor.exclusive,
+        # Its tasks are Parsl's to hand out again; a block that Slurm starts again would do them beside it.
+        scheduler_options="".join(f"#SBATCH {line}\n" for line in ("--no-requeue", *executor.options)),
+        worker_init=init,
+        cmd_timeout=120,
+        **blocks,
+    )
+
+
+class Slurm(SlurmProvider):
+    """Slurm's blocks under a name of the run's own, and no more of them than the site allows in all."""
+
+    def __init__(self, name: str, most_blocks: int, poll_seconds: int, **more: Any):
+        super().__init__(**more)
+        self._name, self._left, self._poll_seconds = name, most_blocks, poll_seconds
+
+    def submit(self, command: str, tasks_per_node: int, job_name: str = "") -> str:
+        if not self._left:
+            raise RuntimeError("the site's total_blocks are spent (a block lost again and again?)")
+        self._left -= 1
+        job: str = super().submit(command, tasks_per_node, self._name)
+        return job
+
+    @property
+    def status_polling_interval(self) -> int:
+        return self._poll_seconds
+
+
+def _launcher(executor: Executor) -> Launcher:
+    if executor.launcher == "srun":
+        nodes = f"--nodes={executor.nodes_per_block} --ntasks-per-node=1 --overlap"
+        return SrunLauncher(overrides=f"{nodes} {executor.srun_options}".strip())
+    return SimpleLauncher() if executor.launcher == "simple" else SingleNodeLauncher()
+
+
+def _address(site: Site, executor: Executor) -> str:
+    """Where workers reach the driver; this machine's own are the only ones that do so over loopback."""
+    if site.interface is None or (executor.provider == "local" and executor.launcher != "srun"):
+        return "127.0.0.1"
+    try:
+        return address_by_interface(site.interface)
+    except OSError:
+        names = ", ".join(name for _, name in socket.if_nameindex())
+        raise LenspipeError(
+            f"site {site.name}: no interface {site.interface!r} with an address; there are: {names}."
+        ) from None
+
+
+@contextmanager
+def _guard(name: str) -> Iterator[None]:
+    """A process of its own that ends the jobs of this name after the block, and if this process dies."""
+    argv = [sys.executable, "-m", "lenspipe.backends.guard", "--jobs", name]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as guard:
+        try:
+            yield
+        finally:
+            assert guard.stdin is not None
+            guard.stdin.close()
 
 
 def _cost(error: Exception, _: object) -> float:
@@ -97,6 +218,12 @@ def _make_findable() -> None:
         parts = [part for part in os.environ.get(variable, "").split(os.pathsep) if part]
         if str(folder) not in parts:
             os.environ[variable] = os.pathsep.join([str(folder), *parts])
+
+
+def _paths() -> str:
+    """Shell lines that give a node the paths of this process."""
+    names = ("PATH", "PYTHONPATH")
+    return "".join(f"export {name}={shlex.quote(os.environ[name])}\n" for name in names if name in os.environ)
 
 
 def _end_with(pid: int) -> str:

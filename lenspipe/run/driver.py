@@ -10,15 +10,16 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from lenspipe.io.atomic import write_json
 from lenspipe.products import FAILURES, Product
+from lenspipe.run.capacity import Capacity
 from lenspipe.run.execute import label, sweep
 from lenspipe.run.fingerprint import Fingerprints, options_hash
 from lenspipe.run.folder import join
@@ -38,29 +39,14 @@ TRIES = 2
 class Backend(Protocol):
     """Where tasks run."""
 
-    def submit(self, task: Task) -> Future[dict[str, Any]]:
-        """What `lenspipe.run.execute.execute` returns, now or later; an exception only where the backend is broken."""
+    def submit(self, task: Task, pool: str) -> Future[dict[str, Any]]:
+        """What `lenspipe.run.execute.execute` returns, now or later; an exception only where the backend is broken.
+
+        `pool` is the label of the workers that shall do it.
+        """
 
 
 OpenBackend = Callable[[], AbstractContextManager[Backend]]
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a site gives.
-
-    Attributes
-    ----------
-    cores : of all tasks at a time; a stage that asks for more gets these.
-    memory_gb : of all tasks at a time, None where it is not watched.
-    per_task : stage -> keys of one task, in place of the stage's own figure.
-    minutes_factor : multiplies every time limit.
-    """
-
-    cores: int
-    memory_gb: float | None = None
-    per_task: Mapping[str, int] = field(default_factory=dict)
-    minutes_factor: float = 1.0
 
 
 @dataclass
@@ -88,6 +74,7 @@ class Driver:
             node.makers = {product: by_name[i.name] for product, i in self.graph.makers[node.name].items()}
             for maker in {id(m): m for m in node.makers.values()}.values():
                 maker.readers.append(node)
+        self.pools = {n.name: self.capacity.place(n.stage.name, n.stage.resources) for n in self.nodes}
         self.why: dict[str, dict[str, str]] = {node.name: {} for node in self.nodes}
         self.busy: dict[Future[dict[str, Any]], tuple[Node, Task]] = {}
         self.mistakes: list[str] = []
@@ -102,6 +89,7 @@ class Driver:
         with self._signals(), ExitStack() as stack:
             backend: Backend | None = None
             self.survey()
+            self._say_what_lacks_gpus()
             while not self.stopped_by:
                 while (found := self._next()) and not self.stopped_by:
                     if backend is None:
@@ -110,7 +98,7 @@ class Driver:
                     self.ledger.start(task.corridor, task.stage, task.keys)
                     first = not node.ran and len(node.running) == len(task.keys)
                     self.progress.count(node.name, node.ran, node.total, "started" if first else "")
-                    self.busy[backend.submit(task)] = found
+                    self.busy[backend.submit(task, self.pools[node.name].label)] = found
                 if not self.busy:
                     break
                 ended, _ = wait(self.busy, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -123,6 +111,11 @@ class Driver:
         if code in (0, 3) and any(node.ran for node in self.nodes):
             write_figures(self.root, self.graph.order, time.monotonic() - began)
         return code
+
+    def _say_what_lacks_gpus(self) -> None:
+        without = [n.name for n in self.nodes if not n.complete and self.capacity.lacks_gpu(n.stage.resources)]
+        if without:
+            self.progress.say(f"site {self.capacity.site} has no GPUs: {', '.join(without)} will run on CPUs")
 
     def survey(self) -> None:
         """Look at every unit whose inputs are settled. In a dry run what is due counts as settled."""
@@ -151,17 +144,19 @@ class Driver:
         return found
 
     def _next(self) -> tuple[Node, Task] | None:
-        """The first task in the stages' order, if it fits now; a wide one is waited for, so it never starves."""
+        """The first task in the stages' order that fits now; a wide one keeps its pool waiting, so it never starves."""
+        full: set[str] = set()
         for node in self.nodes:
-            if not (node.due or node.singles):
+            pool, needed = self.pools[node.name], node.stage.resources
+            if pool.label in full or not (node.due or node.singles):
                 continue
-            needed = node.stage.resources
-            cpus = min(needed.cpus, self.capacity.cores)
-            if sum(task.cpus for _, task in self.busy.values()) + cpus > self.capacity.cores:
-                return None
-            memory = sum(n.stage.resources.memory_gb for n, _ in self.busy.values()) + needed.memory_gb
-            if self.capacity.memory_gb is not None and self.busy and memory > self.capacity.memory_gb:
-                return None
+            cpus = pool.cpus(needed)
+            there = [(n, task) for n, task in self.busy.values() if self.pools[n.name] is pool]
+            slots = sum(pool.takes(task.cpus) for _, task in there) + pool.takes(cpus)
+            memory = sum(n.stage.resources.memory_gb for n, _ in there) + needed.memory_gb
+            if slots > pool.slots or (pool.memory_gb is not None and there and memory > pool.memory_gb):
+                full.add(pool.label)
+                continue
             if node.due:
                 most = max(1, self.capacity.per_task.get(node.stage.name, needed.per_task))
                 keys = tuple(node.due.popleft() for _ in range(min(most, len(node.due))))

@@ -90,6 +90,6 @@ STAGE = Stage(
     config=SegmentConfig,
     run=run,
     over=SHARDS,
-    resources=Resources(memory_gb=3.0, minutes=60.0),
+    resources=Resources(gpus=1, memory_gb=3.0, minutes=60.0),
     summary="Segment cutouts: probabilities per pixel of source, lens, noise (other objects), background.",
 )

@@ -184,6 +184,6 @@ STAGE = Stage(
     config=TrainConfig,
     run=run,
     headline=("macro_iou",),
-    resources=Resources(cpus=2, memory_gb=4.0, minutes=240.0),
+    resources=Resources(cpus=2, gpus=1, memory_gb=4.0, minutes=240.0),
     summary="Train the segmentation network on labelled shards.",
 )

@@ -12,7 +12,7 @@ from lenspipe.errors import LenspipeError
 def test_local_comes_with_lenspipe():
     site = load_site("local", stages.NAMES)
     assert site.backend == "parsl"
-    assert site.capacity().cores == len(os.sched_getaffinity(0))
+    assert site.capacity().pools[0].slots == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,12 @@ def test_local_comes_with_lenspipe():
         ("name: x\nper_task: {modle: 2}\n", "there is no stage 'modle'; did you mean 'model'?"),
         ("name: x\ncores: none\n", "cores"),
         ("name: x\nbackend: slrum\n", "backend"),
+        ("name: x\nexecutors: {a: {provider: slurm, cores_per_node: 4}}\n", "interface: executor a needs one"),
+        ("name: x\ninterface: lo\nexecutors: {a: {provider: slurm}}\n", "cores_per_node: 'auto' is for this machine"),
+        ("name: x\nexecutors: {a: {walltime: 1:00:00}}\n", "walltime"),
+        ("name: x\nexecutors: {a: {walltime: '30'}}\n", "write HH:MM:SS"),
+        ("name: x\nexecutors: {a: {lancher: srun}}\n", "did you mean 'launcher'?"),
+        ("name: x\ncores: 2\nexecutors: {a: {}}\n", "executors say their own"),
     ],
 )
 def test_wrong_site(tmp_path, text, words):
@@ -35,3 +41,25 @@ def test_wrong_site(tmp_path, text, words):
 def test_unknown_site_names_the_nearest():
     with pytest.raises(LenspipeError, match="did you mean 'local'"):
         find("locl", WORKFLOWS / "sites", "site")
+
+
+def test_perlmutter_sends_stages_to_its_executors():
+    site = load_site("perlmutter", stages.NAMES, ["account=m1234", "executors.cpu.max_blocks=2"])
+    assert site.account == "m1234"
+    for where in (site.capacity(), site.inside_job(3).capacity()):
+        placed = {name: where.place(name, stages.get(name).resources).label for name in stages.NAMES}
+        assert {name for name, label in placed.items() if label == "gpu"} == {"segment", "train"}
+    pools = {pool.label: pool for pool in site.capacity().pools}
+    assert (pools["cpu"].slots, pools["cpu"].widest, pools["gpu"].slots) == (256, 1, 4)
+    inside = {pool.label: pool for pool in site.inside_job(3).capacity().pools}
+    assert (inside["cpu"].slots, inside["gpu"].slots) == (3 * 48, 3 * 4)
+
+
+def test_gpus_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
+    site = load_site("local", stages.NAMES)
+    pools = {pool.label: pool for pool in site.capacity().pools}
+    assert pools["gpu"].slots == 2
+    assert site.capacity().place("segment", stages.get("segment").resources).label == "gpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert [pool.label for pool in site.capacity().pools] == ["local"]

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from lenspipe.backends.inline import open_inline
-from lenspipe.run.driver import Capacity, Driver
+from lenspipe.run.capacity import machine
+from lenspipe.run.driver import Driver
 from lenspipe.run.graph import build
 from lenspipe.run.ledger import Ledger
 from lenspipe.run.progress import Lines
@@ -33,7 +34,7 @@ def drive(root: Path, what: Workflow, **options: Any) -> tuple[Driver, int]:
     """One run in process: the driver as it ended, and the exit code."""
     ledger, graph = Ledger(root), build(what.instances)
     ledger.begin(what.name, [(item.corridor, item.stage.name) for item in graph.order])
-    driver = Driver(graph, root, Capacity(2), ledger, Lines(), **options)
+    driver = Driver(graph, root, machine(2), ledger, Lines(), **options)
     return driver, driver.run(lambda: open_inline(root, toys.get))
 
 

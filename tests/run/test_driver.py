@@ -8,7 +8,8 @@ from contextlib import nullcontext
 import pytest
 
 from lenspipe.run import fingerprint
-from lenspipe.run.driver import Capacity, Driver
+from lenspipe.run.capacity import machine
+from lenspipe.run.driver import Driver
 from lenspipe.run.graph import build
 from lenspipe.run.ledger import Ledger
 from lenspipe.run.progress import Lines
@@ -34,7 +35,7 @@ def test_fan_out_then_nothing_to_do(again, tmp_path):
 def test_nothing_to_do_opens_no_backend(again, tmp_path):
     again()
     what = flow(tmp_path)
-    driver = Driver(build(what.instances), tmp_path / "run", Capacity(2), Ledger(tmp_path / "run"), Lines())
+    driver = Driver(build(what.instances), tmp_path / "run", machine(2), Ledger(tmp_path / "run"), Lines())
 
     def refuse():
         raise AssertionError("opened")
@@ -133,7 +134,7 @@ def test_seed_changes_results_batches_do_not(again, tmp_path):
     again()
     first = figures(tmp_path)
     what = flow(tmp_path)
-    capacity = Capacity(2, per_task={"work": 1})
+    capacity = machine(2, per_task={"work": 1})
     shutil.rmtree(tmp_path / "run")
     driver = Driver(build(what.instances), tmp_path / "run", capacity, Ledger(tmp_path / "run"), Lines())
     from lenspipe.backends.inline import open_inline
@@ -237,9 +238,9 @@ def test_core_and_memory_budget(tmp_path):
             names.append((found[1].stage, found[1].cpus))
         return sorted(names)
 
-    assert first_tasks(Capacity(65)) == [("make", 1), ("teach", 64)]
-    assert len(first_tasks(Capacity(64))) == 1
-    assert len(first_tasks(Capacity(65, memory_gb=3))) == 1
+    assert first_tasks(machine(65)) == [("make", 1), ("teach", 64)]
+    assert len(first_tasks(machine(64))) == 1
+    assert len(first_tasks(machine(65, memory_gb=3))) == 1
 
 
 @pytest.mark.parametrize("state", ["fresh", "config changed", "done"])
@@ -252,7 +253,7 @@ def test_dry_run_says_why_and_does_nothing(again, tmp_path, state):
     what = flow(tmp_path, sets=tuple(sets))
     before = sorted(tmp_path.rglob("*"))
     root = tmp_path / "run"
-    driver = Driver(build(what.instances), root, Capacity(2), Ledger(root), Lines(), dry_run=True)
+    driver = Driver(build(what.instances), root, machine(2), Ledger(root), Lines(), dry_run=True)
     driver.survey()
     lines = driver.plan_lines()
     assert sorted(tmp_path.rglob("*")) == before
@@ -296,13 +297,13 @@ def test_index_with_a_wrong_key_is_one_sentence(again, tmp_path):
 
 def test_broken_backend_quarantines_nobody(tmp_path, capfd):
     class Broken:
-        def submit(self, task):
+        def submit(self, task, pool):
             future = Future()
             future.set_exception(RuntimeError("no worker came up"))
             return future
 
     what, root = flow(tmp_path), tmp_path / "run"
-    driver = Driver(build(what.instances), root, Capacity(2), Ledger(root), Lines())
+    driver = Driver(build(what.instances), root, machine(2), Ledger(root), Lines())
     assert driver.run(lambda: nullcontext(Broken())) == 1
     assert "search.make does not run: the backend failed: RuntimeError: no worker came up" in capfd.readouterr().err
     assert drive(root, what)[1] == 0

@@ -1,0 +1,83 @@
+"""What a site gives, as the driver sees it: pools of workers, and which stage goes to which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lenspipe.errors import LenspipeError
+from lenspipe.stage import Resources
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Workers that are all alike.
+
+    Attributes
+    ----------
+    slots : workers, all nodes together.
+    cores_per_slot : cores of one worker.
+    widest : workers whose cores one task may take.
+    gpus : GPUs of a node; a worker has one of them where there are any.
+    memory_gb : of all tasks at a time, None where it is not watched.
+    """
+
+    label: str
+    slots: int
+    cores_per_slot: int = 1
+    widest: int = 1
+    gpus: int = 0
+    memory_gb: float | None = None
+
+    @property
+    def cores(self) -> int:
+        """The most that one task gets."""
+        return self.cores_per_slot * self.widest
+
+    def cpus(self, needed: Resources) -> int:
+        return min(needed.cpus, self.cores)
+
+    def takes(self, cpus: int) -> int:
+        """Slots of a task with `cpus` cores."""
+        return -(-cpus // self.cores_per_slot)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a site gives.
+
+    Attributes
+    ----------
+    per_task : stage -> keys of one task, in place of the stage's own figure.
+    minutes_factor : multiplies every time limit.
+    site : its name, for messages.
+    """
+
+    pools: Sequence[Pool]
+    per_task: Mapping[str, int] = field(default_factory=dict)
+    minutes_factor: float = 1.0
+    site: str = "local"
+
+    def place(self, name: str, needed: Resources) -> Pool:
+        """The pool for a stage: one with GPUs where it uses one and there is such, else the narrowest that is enough.
+
+        `LenspipeError` where a stage cannot do without a GPU and there is none.
+        """
+        with_gpus = [pool for pool in self.pools if pool.gpus]
+        if needed.gpus_required and not with_gpus:
+            raise LenspipeError(f"{name} needs a GPU, and no executor of site {self.site} has any (accelerators).")
+        without = [pool for pool in self.pools if not pool.gpus]
+        fitting = (with_gpus if needed.gpus else without) or list(self.pools)
+        enough = [pool for pool in fitting if pool.cores >= needed.cpus]
+        if enough:
+            return min(enough, key=lambda pool: pool.cores_per_slot)
+        return max(fitting, key=lambda pool: pool.cores)
+
+    def lacks_gpu(self, needed: Resources) -> bool:
+        """True if a stage that would use a GPU has to do without."""
+        return bool(needed.gpus) and not any(pool.gpus for pool in self.pools)
+
+
+def machine(cores: int, memory_gb: float | None = None, **more: object) -> Capacity:
+    """The cores of one machine, shared by tasks as they need them."""
+    return Capacity((Pool("local", cores, widest=cores, memory_gb=memory_gb),), **more)  # type: ignore[arg-type]
