@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from lenspipe.io.atomic import replacing
 from lenspipe.io.survey import SurveyFacts
 from lenspipe.run.workflow import put, split_set
 from lenspipe.stage import seed_for
+from lenspipe.stages import overrides
 from lenspipe.stages.model import ModelConfig, checkpoint_of, failure_to_folder, fit_to_folder
 
 QUARANTINED = 3
@@ -40,13 +42,15 @@ def fit_command(
     redshifts: Annotated[tuple[float, float] | None, typer.Option(help="Of lens and source.", metavar="ZL ZS")] = None,
     name: Annotated[str | None, typer.Option("--id", help="Default: the image's file name.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with options of the model stage.")] = None,
+    candidates: Annotated[Path | None, typer.Option(help="YAML: id -> priors, options, redshifts, masks.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="One such option.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sampler.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print fit.json last.")] = False,
 ) -> None:
     """Fit a lens model to one image."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    options = parse(ModelConfig, _options(config, sets or []), str(config) if config else "fit")
+    given = _options(config, sets or []) | ({"candidates": candidates} if candidates else {})
+    options = parse(ModelConfig, given, str(config) if config else "fit")
     _check(redshifts, fwhm)
     names = tuple(bands or ())
     each_fwhm: Any = fwhm[0] if fwhm and len(fwhm) == 1 else fwhm
@@ -71,16 +75,21 @@ def fit_command(
     from lenspipe.io.fits import stem
 
     identity = name if name is not None else stem(image)
+    own = overrides.of(options.candidates, options, identity, lambda text: print(text, file=sys.stderr))
     kind: Any = "weight" if weight else "sigma"
     failed = False
     try:
         cutout = read_candidate(
             image, noise, psf, survey=survey, sigma_map=sigma_map, mask=mask, noise_kind=kind, id=identity
         )
+        masks = None
+        if own:
+            cutout, masks = own.drawn_on(cutout, None)
+            options, redshifts = own.over(options), redshifts or own.entry.redshifts
         own_seed = seed_for(seed, cutout.id)
-        checkpoint = checkpoint_of(out / cutout.id, cutout, None, options, own_seed)
+        checkpoint = checkpoint_of(out / cutout.id, cutout, masks, options, own_seed)
         with replacing(out / cutout.id) as folder:
-            summary = fit_to_folder(cutout, None, options, own_seed, folder, checkpoint, redshifts)
+            summary = fit_to_folder(cutout, masks, options, own_seed, folder, checkpoint, redshifts)
         checkpoint.remove()
     except CandidateError as error:
         failed = True

@@ -14,10 +14,12 @@ from lenspipe.errors import LenspipeError
 from lenspipe.io.atomic import write_json
 from lenspipe.products import FAILURES, Product
 from lenspipe.run.execute import execute
+from lenspipe.run.fingerprint import Fingerprints
 from lenspipe.run.graph import needs, reads
 from lenspipe.run.ledger import Ledger
 from lenspipe.run.lock import hold
 from lenspipe.run.node import index_keys
+from lenspipe.run.plan import strangers
 from lenspipe.run.workflow import put, split_set
 from lenspipe.stage import Stage, Task
 
@@ -35,7 +37,7 @@ def run_stage(stage: Stage, out: Path, sets: Sequence[str], inputs: Sequence[str
     for text in sets:
         path, value = split_set(text)
         put(options, path, value, text)
-    config = parse(stage.config, options, stage.name).model_dump(mode="json")
+    config = parse(stage.config, options, stage.name)
     out.mkdir(parents=True, exist_ok=True)
     with hold(out, say=lambda text: print(text, file=sys.stderr)):
         ledger = Ledger(out)
@@ -47,7 +49,7 @@ def run_stage(stage: Stage, out: Path, sets: Sequence[str], inputs: Sequence[str
             stage=stage.name,
             corridor="",
             keys=keys,
-            config=config,
+            config=config.model_dump(mode="json"),
             inputs={product.name: found[product.name] for product in reads(stage) if product.name in found},
             outputs={product.name: _output(stage, product, keys) for product in stage.outputs},
             seed=seed,
@@ -56,6 +58,9 @@ def run_stage(stage: Stage, out: Path, sets: Sequence[str], inputs: Sequence[str
         if stage.over is not None:
             task = _only(task, stage, keys)
         ledger.plan("", stage.name, list(keys))
+        own = Fingerprints().own(stage, config)
+        for sentence in strangers(own, keys, stage.name) if stage.over else []:
+            print(sentence, file=sys.stderr)
         result = execute(task, stage, out)
         for receipt in result["receipts"]:
             ledger.done(receipt)

@@ -43,6 +43,21 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Own:
+    """What a stage's options say of single keys, in a file apart: each entry counts for its own key alone.
+
+    Attributes
+    ----------
+    option : name of the option that leads to the file; where it leads is in no hash.
+    read : options -> key -> what is said of it, as plain JSON, and the files that this names. Raises `LenspipeError`
+        where the file is not as it should be; called before anything runs.
+    """
+
+    option: str
+    read: Callable[[Any], Mapping[str, tuple[Any, tuple[Path, ...]]]]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One step of a workflow.
 
@@ -53,6 +68,7 @@ class Stage:
     optional : inputs that may have no maker in the workflow (their name is then absent from ``inputs``).
     outside : options -> the files and folders apart from products that ``run`` reads; a unit runs again when the
         content of one has changed. What is not there may be among them: that is for ``run`` to say.
+    own : where options may say something of single keys; a unit runs again when what is said of it has changed.
     config : pydantic model of the options.
     run : a plain function on paths.
     over : the index product (an ECSV with a column ``key``, and, if it has one, ``selected``) whose rows
@@ -70,6 +86,7 @@ class Stage:
     over: Product | None = None
     optional: tuple[Product, ...] = ()
     outside: Callable[[Any], Iterable[Path]] | None = None
+    own: Own | None = None
     resources: Resources = field(default_factory=Resources)
     headline: tuple[str, ...] = ()
     version: int = 1

@@ -21,15 +21,16 @@ from lenspipe.io.atomic import write_json
 from lenspipe.products import FAILURES, Product
 from lenspipe.run.capacity import Capacity
 from lenspipe.run.execute import label, sweep
-from lenspipe.run.fingerprint import Fingerprints, options_hash
+from lenspipe.run.fingerprint import Fingerprints, options_hash, shared_options
 from lenspipe.run.folder import join
 from lenspipe.run.graph import Graph, reads
 from lenspipe.run.ledger import Ledger
 from lenspipe.run.node import Node, index_keys
-from lenspipe.run.plan import Wanted, reason_to_run
+from lenspipe.run.plan import Wanted, reason_to_run, strangers
 from lenspipe.run.progress import Progress
 from lenspipe.run.receipt import write_receipt
 from lenspipe.run.results import write_figures
+from lenspipe.run.workflow import Instance
 from lenspipe.stage import Task
 
 TRIES = 2
@@ -68,7 +69,7 @@ class Driver:
                 self.prints.learn(self.root / made["path"], made)
             for path, record in entry["outside"].items():
                 self.prints.learn(Path(path), record)
-        self.nodes = [Node(item, options_hash(item.config)) for item in self.graph.order]
+        self.nodes = [self._node(item) for item in self.graph.order]
         by_name = {node.name: node for node in self.nodes}
         for node in self.nodes:
             node.makers = {product: by_name[i.name] for product, i in self.graph.makers[node.name].items()}
@@ -199,7 +200,8 @@ class Driver:
                 self.root,
                 single,
                 key,
-                stage_version=node.stage.version,
+                stage=node.stage,
+                own=node.own.get(key, ""),
                 inputs=self._hashes(node, key),
                 outside=self._outside(node),
                 outputs={},
@@ -249,6 +251,8 @@ class Driver:
             if "due" in maker.outcome.values() or maker.blocked:
                 return False
             keys = index_keys(self.root / self._path(node, node.stage.over))
+        for sentence in strangers(node.own, keys, node.name):
+            self.progress.say(sentence)
         if not self.dry_run:
             self.ledger.plan(node.instance.corridor, node.stage.name, keys)
         node.expanded = True
@@ -294,8 +298,9 @@ class Driver:
                 return f"input made anew: {product.name}"
         entry = self._entry(node, key)
         wanted = Wanted(
-            node.instance.config,
+            shared_options(node.stage, node.instance.config),
             node.config_hash,
+            node.own.get(key, ""),
             node.instance.seed,
             node.stage.version,
             self._hashes(node, key),
@@ -385,6 +390,11 @@ class Driver:
             for member, path in members.items():
                 found[label(name, member)] = self.prints.of(self.root / path) or ""
         return found
+
+    def _node(self, item: Instance) -> Node:
+        config = item.stage.config.model_validate(item.config)
+        own = self.prints.own(item.stage, config)
+        return Node(item, options_hash(shared_options(item.stage, item.config)), own=own)
 
     def _outside(self, node: Node) -> dict[str, dict[str, Any]]:
         """The files that the options of `node` name, looked at once a run."""

@@ -102,6 +102,7 @@ class _Work:
         self.pending: dict[tuple[str, str], tuple[Product, Path, Path]] = {}
         self.hashes: dict[tuple[str, str], str] = {}
         self.outside: dict[str, dict[str, Any]] = {}
+        self.own: dict[str, str] = {}
         self.lost: dict[str, dict[str, str]] = {}
 
     def perform(self) -> list[dict[str, Any]]:
@@ -110,6 +111,7 @@ class _Work:
         sweep(task, self.stage, self.root)
         # Before they are read: a change while the stage runs is then seen by the next run.
         self.outside = _seen.outside(self.stage, config)
+        self.own = _seen.own(self.stage, config)
         inputs = self._inputs()
         failed = dict(self.lost)
         figures: dict[str, Any] = {}
@@ -216,7 +218,8 @@ class _Work:
             self.root,
             self.task,
             key,
-            stage_version=self.stage.version,
+            stage=self.stage,
+            own=self.own.get(key, ""),
             inputs=inputs,
             outside=self.outside,
             outputs=outputs,

@@ -63,7 +63,19 @@ class Fingerprints:
                     found[path.as_posix()] = record
         return found
 
+    def own(self, stage: Stage, config: Any) -> dict[str, str]:
+        """Key -> hash of what the options of `stage` say of it alone, and of the files that this names."""
+        if stage.own is None:
+            return {}
+        said = stage.own.read(config)
+        return {key: options_hash([entry, [self.of(path) for path in paths]]) for key, (entry, paths) in said.items()}
 
-def options_hash(options: dict[str, Any]) -> str:
-    """Hash of a stage's effective options."""
+
+def shared_options(stage: Stage, options: dict[str, Any]) -> dict[str, Any]:
+    """The effective options that count for every unit."""
+    return {name: value for name, value in options.items() if stage.own is None or name != stage.own.option}
+
+
+def options_hash(options: Any) -> str:
+    """Hash of options as plain JSON."""
     return hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -25,6 +25,7 @@ class Node:
     outcome : key -> ``ok | failed | skipped`` (an input of it failed), and in a dry run ``due``.
     expanded : the keys are known.
     blocked : why nothing (more) of this stage can run, or empty.
+    own : key -> hash of what the options say of it alone.
     outside : path -> ``hash size mtime_ns`` of the files that its options name, None until they are looked at.
     """
 
@@ -41,6 +42,7 @@ class Node:
     expanded: bool = False
     blocked: str = ""
     outside: dict[str, dict[str, Any]] | None = None
+    own: dict[str, str] = field(default_factory=dict)
     ran: int = 0
     total: int = 0
 

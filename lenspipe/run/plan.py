@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ class Wanted:
 
     config: dict[str, Any]
     config_hash: str
+    own: str
     seed: int
     version: int
     inputs: dict[str, str]
@@ -34,6 +37,8 @@ def reason_to_run(entry: dict[str, Any] | None, wanted: Wanted, root: Path, prin
         return f"stage version {entry['version']} -> {wanted.version}"
     if entry["config_hash"] != wanted.config_hash:
         return f"config changed: {_changes(entry['config_hash'], wanted.config, root)}"
+    if entry.get("own", "") != wanted.own:
+        return "what the options say of it alone changed"
     if entry["seed"] != wanted.seed:
         return "seed changed"
     return (
@@ -41,6 +46,16 @@ def reason_to_run(entry: dict[str, Any] | None, wanted: Wanted, root: Path, prin
         or _difference("file", _hashes(entry["outside"]), _hashes(wanted.outside))
         or _outputs_reason(entry["outputs"], root, prints)
     )
+
+
+def strangers(own: Iterable[str], keys: Collection[str], stage: str) -> list[str]:
+    """A sentence on each key of which the options say something and which the stage has not."""
+    found = []
+    for name in sorted(set(own).difference(keys)):
+        close = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
+        found.append(f"{stage}: {name!r}, of which the options say something, is not among its {len(keys)} units"
+                     + (f"; did you mean {close[0]!r}?" if close else "."))  # fmt: skip
+    return found
 
 
 def _hashes(records: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -13,14 +13,14 @@ from typing import Any
 
 from lenspipe import __version__
 from lenspipe.io.atomic import write_json
-from lenspipe.run.fingerprint import options_hash
+from lenspipe.run.fingerprint import options_hash, shared_options
 from lenspipe.run.folder import config_path, receipt_path
-from lenspipe.stage import Task
+from lenspipe.stage import Stage, Task
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "scipy", "astropy", "h5py", "torch", "lenstronomy", "emcee", "parsl")
 _LEAN = (
-    *("corridor", "stage", "key", "status", "reason", "detail", "config_hash", "seed", "version"),
+    *("corridor", "stage", "key", "status", "reason", "detail", "config_hash", "own", "seed", "version"),
     *("inputs", "outside", "outputs", "failed", "seconds", "attempt", "log"),
 )
 
@@ -42,7 +42,8 @@ def write_receipt(
     task: Task,
     key: str,
     *,
-    stage_version: int,
+    stage: Stage,
+    own: str,
     inputs: dict[str, str],
     outside: dict[str, dict[str, Any]],
     outputs: dict[str, dict[str, Any]],
@@ -58,14 +59,16 @@ def write_receipt(
 
     Parameters
     ----------
+    own : hash of what the options say of this key alone, or empty.
     inputs : ``product`` or ``product/key`` -> content hash.
     outside : path of a file that the options name -> ``hash, size, mtime_ns``.
     outputs : ``product`` or ``product/key`` -> ``path, hash, size, mtime_ns``.
     began : seconds since the epoch.
     """
-    digest = options_hash(task.config)
+    config = shared_options(stage, task.config)
+    digest = options_hash(config)
     if not config_path(root, digest).exists():
-        write_json(config_path(root, digest), task.config)
+        write_json(config_path(root, digest), config)
     receipt = {
         "schema": SCHEMA,
         "corridor": task.corridor,
@@ -75,8 +78,9 @@ def write_receipt(
         "reason": reason,
         "detail": detail,
         "config_hash": digest,
+        "own": own,
         "seed": task.seed,
-        "version": stage_version,
+        "version": stage.version,
         "inputs": inputs,
         "outside": outside,
         "outputs": outputs,
@@ -96,4 +100,4 @@ def write_receipt(
 
 def lean(receipt: dict[str, Any]) -> dict[str, Any]:
     """What the ledger needs of a receipt to say whether the unit is done."""
-    return {name: receipt[name] for name in _LEAN}
+    return {name: receipt[name] for name in _LEAN if name != "own" or name in receipt}

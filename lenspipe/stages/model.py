@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lenspipe import __version__
-from lenspipe.errors import CandidateError, Reason
+from lenspipe.errors import CandidateError, LenspipeError, Reason
 from lenspipe.infer.config import FitConfig
 from lenspipe.io.atomic import replacing
 from lenspipe.products import BUNDLE, CANDIDATES, MODEL
-from lenspipe.stage import Inputs, Outputs, Resources, Stage, for_each, seed_for
+from lenspipe.stage import Inputs, Outputs, Own, Resources, Stage, for_each, seed_for
 from lenspipe.types import Cutout, Masks
 
 if TYPE_CHECKING:
@@ -33,21 +33,33 @@ class ModelConfig(FitConfig):
     """Options of the fit, and what is drawn of it."""
 
     figures: bool = Field(default=True, description="draw model, corner, trace and sheet")
+    candidates: Path | None = Field(
+        default=None, description="YAML file: id -> priors, options, redshifts and masks of that candidate alone"
+    )
 
 
 def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     """Fit each bundle of the task; one that cannot be fitted fails alone."""
     from lenspipe.io.shards import read_bundle
+    from lenspipe.stages.overrides import read
 
+    overrides = read(config.candidates, config) if config.candidates else {}
     checkpoints = []
 
     def work(key: str) -> None:
         cutout, masks, columns = read_bundle(inputs[BUNDLE.name][key])
         truth = {n.removeprefix("true_"): float(v) for n, v in columns.items() if n.startswith("true_")}
+        options, redshifts = config, None
+        if own := overrides.get(key):
+            cutout, masks = own.drawn_on(cutout, masks)
+            options, redshifts = own.over(config), own.entry.redshifts
         folder, own_seed = outputs[MODEL.name][key], seed_for(seed, key)
-        checkpoint = checkpoint_of(folder.with_name(key), cutout, masks, config, own_seed)
+        checkpoint = checkpoint_of(folder.with_name(key), cutout, masks, options, own_seed)
         checkpoints.append(checkpoint)
-        fit_to_folder(cutout, masks, config, own_seed, folder, checkpoint, truth=truth)
+        try:
+            fit_to_folder(cutout, masks, options, own_seed, folder, checkpoint, redshifts, truth)
+        except LenspipeError as error:
+            raise LenspipeError(f"{config.candidates}: {key}: {error}" if own else str(error)) from None
 
     failed = for_each(inputs[BUNDLE.name], work)
     # Not before: the first of a batch whose process dies over the last has to be taken up again too.
@@ -203,6 +215,13 @@ def _draw(
     trace_figure(folder / "trace.png", samples, names, units, posterior.log_prob, quality.rhat, quality.ess)
 
 
+def _said(config: ModelConfig) -> dict[str, tuple[Any, tuple[Path, ...]]]:
+    from lenspipe.stages.overrides import read
+
+    found = read(config.candidates, config) if config.candidates else {}
+    return {name: (override.said, override.files) for name, override in found.items()}
+
+
 STAGE = Stage(
     "model",
     over=CANDIDATES,
@@ -210,6 +229,7 @@ STAGE = Stage(
     outputs=(MODEL,),
     config=ModelConfig,
     run=run,
+    own=Own("candidates", _said),
     resources=Resources(cpus=1, memory_gb=2, minutes=30),
     summary="Fit a lens model to every selected candidate.",
 )

@@ -307,3 +307,34 @@ def test_broken_backend_quarantines_nobody(tmp_path, capfd):
     assert driver.run(lambda: nullcontext(Broken())) == 1
     assert "search.make does not run: the backend failed: RuntimeError: no worker came up" in capfd.readouterr().err
     assert drive(root, what)[1] == 0
+
+
+def test_what_is_said_of_one_key_runs_that_key_alone(again, tmp_path):
+    again()
+    said = tmp_path / "special.json"
+    named = tmp_path / "named"
+    named.write_text("1")
+    said.write_text(json.dumps({"004": "soft", "007": str(named)}))
+    driver, _ = again(f"work.special={said}")
+    assert ran(driver) == {"work": 2, "gather": 1}
+    assert driver.why["search.work"] == dict.fromkeys(("004", "007"), "what the options say of it alone changed")
+    assert figures(tmp_path)["rows"]["004"].endswith(" soft\n")
+    assert ran(again(f"work.special={said}")[0]) == {}
+    said.write_text(json.dumps({"004": "hard", "007": str(named)}))
+    driver, _ = again(f"work.special={said}")
+    assert set(driver.why["search.work"]) == {"004"}
+    named.write_text("2")
+    driver, _ = again(f"work.special={said}")
+    assert set(driver.why["search.work"]) == {"007"}
+    driver, _ = again()
+    assert set(driver.why["search.work"]) == {"004", "007"}
+
+
+def test_a_key_that_does_not_exist_is_named_with_its_nearest(again, tmp_path, capsys):
+    said = tmp_path / "special.json"
+    said.write_text(json.dumps({"0044": "soft"}))
+    assert again(f"work.special={said}")[1] == 0
+    said_so = capsys.readouterr()
+    assert "'0044', of which the options say something, is not among its 9 units; did you mean '004'?" in "".join(
+        said_so
+    )

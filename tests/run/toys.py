@@ -16,7 +16,7 @@ from pydantic import Field
 from lenspipe.config import Config, nearest
 from lenspipe.errors import CandidateError, LenspipeError, Reason
 from lenspipe.products import FAILURES, FIGURES, LABELS, MASKS, MODEL, SHARD, SHARDS, WEIGHTS
-from lenspipe.stage import Inputs, Outputs, Resources, Stage, for_each, seed_for
+from lenspipe.stage import Inputs, Outputs, Own, Resources, Stage, for_each, seed_for
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class WorkConfig(Config):
     same: bool = False
     tuning: Path | None = None  # a folder from elsewhere
     user_mistake: bool = False
+    special: Path | None = None  # key -> what is said of it alone, as JSON
 
 
 def work(config: WorkConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
@@ -73,10 +74,15 @@ def work(config: WorkConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
         if key in config.bug:
             raise ZeroDivisionError("a bug")
         text = inputs["shard"][key].read_text().split()[0] if config.same else inputs["shard"][key].read_text()
-        draw = seed_for(seed, key) % 1000
+        draw = f"{seed_for(seed, key) % 1000} {special(config).get(key, ('', ()))[0]}".strip()
         outputs["masks"][key].write_text(f"{text.strip()} {config.offset} {draw}\n")
 
     return {"failed": for_each(inputs["shard"], one)}
+
+
+def special(config: WorkConfig) -> dict[str, tuple[Any, tuple[Path, ...]]]:
+    said = json.loads(config.special.read_text()) if config.special else {}
+    return {key: (entry, (Path(entry),) if entry.startswith("/") else ()) for key, entry in said.items()}
 
 
 class PolishConfig(Config):
@@ -127,6 +133,7 @@ STAGES = {
             over=SHARDS,
             optional=(WEIGHTS,),
             outside=lambda c: [c.tuning] if c.tuning else [],
+            own=Own("special", special),
             resources=Resources(per_task=4, minutes=1),
             summary="Work on shards.",
         ),
