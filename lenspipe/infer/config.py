@@ -87,6 +87,16 @@ class SamplerConfig(Config):
     taus: float = Field(default=10, gt=0, description="kept steps in autocorrelation times, at least")
 
 
+class RecipeConfig(Config):
+    """Lengths of ``preset: reference``: a particle swarm, then one ensemble of stretch moves."""
+
+    particles: int = Field(default=500, ge=2, description="of the swarm")
+    iterations: int = Field(default=500, ge=1, description="of the swarm, at most")
+    walkers: int = Field(default=150, ge=4, description="raised to twice the number of parameters")
+    burn: int = Field(default=400, ge=0, description="steps thrown away")
+    steps: int = Field(default=1000, ge=10, description="steps kept")
+
+
 class VerdictConfig(Config):
     """When a fit is not ``good``. Reduced chi-square is no criterion: it does not tell right from wrong."""
 
@@ -110,6 +120,10 @@ class FitConfig(Config):
         default=None, gt=0, description="prior sigma of e_mass - e_light, each component; null: 0.1 if sharp, else none"
     )
     data: DataConfig = DataConfig()
+    preset: Literal["default", "reference"] = Field(
+        default="default", description="reference: particle swarm and stretch moves, to compare like with like"
+    )
+    recipe: RecipeConfig = RecipeConfig()
     search: SearchConfig = SearchConfig()
     sampler: SamplerConfig = SamplerConfig()
     verdict: VerdictConfig = VerdictConfig()

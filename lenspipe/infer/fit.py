@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lenspipe.infer import derived
+from lenspipe.infer import derived, recipe
 from lenspipe.infer.checkpoint import NOWHERE, Checkpoint, searched
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.derived import Quantity
@@ -25,7 +25,7 @@ from lenspipe.infer.prepare import Prepared, default_window, prepare, seeing
 from lenspipe.infer.priors import Priors
 from lenspipe.infer.reference import Lenstronomy
 from lenspipe.infer.sample import Chains, sample
-from lenspipe.infer.search import search
+from lenspipe.infer.search import Found, search
 from lenspipe.infer.verdict import Evidence, Verdict, judge
 from lenspipe.lensing.scene import Scene, build
 from lenspipe.types import Cutout, Masks, Posterior
@@ -115,19 +115,32 @@ def fit(
     CandidateError : where there is nothing to fit or no start with a finite likelihood.
     """
     begun = time.perf_counter() - checkpoint.spent
+    as_reference = config.preset == "reference"
+    if as_reference:
+        config = recipe.as_given(config)
     config = config.resolve(seeing(cutout), default_window(cutout, masks))
     model, data = config.model, config.data
     scene = build(model.lens, model.source, model.lens_light or (), bool(model.sky), model.joint_centre)
     priors = Priors(scene.names, config.priors, config.mass_follows_light)
-    found = searched(checkpoint, lambda: search(prepare(cutout, masks, data), scene, priors, config))
+
+    def look() -> Found:
+        prepared = prepare(cutout, masks, data)
+        if as_reference:
+            return recipe.search(prepared, scene, priors, config, seed)
+        return search(prepared, scene, priors, config)
+
+    found = searched(checkpoint, look)
     prepared, objective, optima = found.prepared, found.objective, found.optima
     exact = objective.likelihood
     imaging = exact.data
     near = optima.cost - optima.cost[0] < config.verdict.near_best
     quick = exact if data.precision == "float64" else exact.to(torch.float32)
-    bounds = (priors.lower, priors.upper)
-    covariance = _laplace(objective, optima.u[0])
-    chains = sample(_log_posterior(quick, priors), optima.u[0], covariance, bounds, config.sampler, seed, checkpoint)
+    if as_reference:
+        chains = recipe.sample(quick, found, config, seed, checkpoint)
+    else:
+        bounds, covariance = (priors.lower, priors.upper), _laplace(objective, optima.u[0])
+        posterior_of = _log_posterior(quick, priors)
+        chains = sample(posterior_of, optima.u[0], covariance, bounds, config.sampler, seed, checkpoint)
     best = _polish(objective, optima.u[0], chains)
 
     vector = priors.physical(best)

@@ -76,13 +76,17 @@ def sample(
         chains = ensembles.u(dropped)
         result = diagnose(chains)
         kept = target - dropped
-        converged = bool(
-            kept >= config.min_steps and result.rhat.max() < config.rhat and kept >= config.taus * result.tau.max()
-        )
+        converged = meets_rule(config, kept, result)
         if converged or kept >= config.max_steps:
             break
         target += config.check_every
     return Chains(chains, ensembles.log_prob(dropped), result, converged, ensembles.evaluations)
+
+
+def meets_rule(config: SamplerConfig, kept: int, found: Diagnostics) -> bool:
+    """Whether chains of `kept` steps each may be called converged."""
+    long_enough = kept >= config.min_steps and kept >= config.taus * found.tau.max()
+    return bool(long_enough and found.rhat.max() < config.rhat)
 
 
 def _moves() -> list[tuple[Any, float]]:
