@@ -60,7 +60,7 @@ class DataConfig(Config):
         description="share of the lens light added to sigma in quadrature, as its model's error; null: 0.03 if sharp",
     )
     supersampling: int = Field(default=1, ge=1, le=8, description="subpixels per pixel and axis")
-    marginalise: bool = Field(default=True, description="integrate over the amplitudes instead of maximising")
+    marginalise: bool = Field(default=True, description="integrate over the amplitudes, flat in flux; else maximise")
     precision: Literal["float32", "float64"] = Field(default="float32", description="of the sampling; optima are f64")
 
 
@@ -79,10 +79,10 @@ class SamplerConfig(Config):
 
     ensembles: int = Field(default=4, ge=4, description="independent ensembles; R-hat compares them")
     walkers: int = Field(default=40, ge=4, description="per ensemble; raised to twice the number of parameters")
-    burn: int = Field(default=200, ge=0, description="steps thrown away, at least")
-    min_steps: int = Field(default=600, ge=10, description="kept steps before the sampler may stop")
+    burn: int = Field(default=100, ge=0, description="steps thrown away, at least")
+    min_steps: int = Field(default=200, ge=10, description="kept steps before the sampler may stop")
     max_steps: int = Field(default=4000, ge=10, description="kept steps after which it gives up")
-    check_every: int = Field(default=200, ge=1, description="steps between looks at the diagnostics")
+    check_every: int = Field(default=100, ge=1, description="steps between looks at the diagnostics")
     rhat: float = Field(default=1.01, gt=1, description="largest split R-hat over the ensembles")
     taus: float = Field(default=10, gt=0, description="kept steps in autocorrelation times, at least")
 

@@ -60,9 +60,9 @@ class Ensembles:
         """T, made so far."""
         return len(self._u[0])
 
-    def u(self, first: int = 0) -> Floats:
-        """(C, T - first, K, P) from step `first` on."""
-        return np.stack([np.stack(steps[first:]) for steps in self._u])
+    def u(self, first: int = 0, last: int | None = None) -> Floats:
+        """(C, T - first, K, P) from step `first` on, up to `last`."""
+        return np.stack([np.stack(steps[first:last]) for steps in self._u])
 
     def log_prob(self, first: int = 0) -> Floats:
         """(C, T - first, K)."""

@@ -38,6 +38,29 @@ def test_draws_are_distributed_as_the_target(gaussian):
     np.testing.assert_allclose(flat.std(0), np.sqrt(np.diag(covariance)), rtol=0.06)
 
 
+def test_a_nearly_gaussian_posterior_is_crossed_in_a_few_steps(gaussian):
+    _, _, chains = gaussian
+    assert chains.diagnostics.tau.max() < 12
+
+
+def test_a_posterior_unlike_a_gaussian_is_not_taken_for_one():
+    def log_prob(u):
+        # A ring of radius 3 in two dimensions, an exponential tail in the third.
+        ring = -0.5 * ((np.hypot(u[:, 0], u[:, 1]) - 3) / 0.5) ** 2
+        return np.where(u[:, 2] > 0, ring - u[:, 2], -np.inf)
+
+    config = SamplerConfig(min_steps=3000, max_steps=6000, walkers=20)
+    start = np.array([3.0, 0.0, 0.5])
+    chains = sample(log_prob, start, 0.1 * np.eye(3), (np.full(3, -9.0), np.full(3, 20.0)), config, seed=2)
+    x, y, z = chains.u.reshape(-1, 3).T
+    radius = np.linspace(0, 8, 4001)
+    density = radius * np.exp(-0.5 * ((radius - 3) / 0.5) ** 2)
+    assert np.hypot(x, y).mean() == pytest.approx((radius * density).sum() / density.sum(), abs=0.03)
+    assert abs(x.mean()) < 0.15
+    assert x.std() == pytest.approx(y.std(), rel=0.05)
+    assert (z.mean(), z.std()) == (pytest.approx(1, abs=0.05), pytest.approx(1, abs=0.08))
+
+
 def test_a_seed_repeats_the_chain(gaussian):
     covariance, log_prob, _ = gaussian
     short = SamplerConfig(min_steps=20, max_steps=20, burn=10, walkers=20)
