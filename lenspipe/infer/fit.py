@@ -193,13 +193,21 @@ def fit(
 
 
 def _log_posterior(likelihood: Likelihood, priors: Priors) -> Callable[[Floats], Floats]:
-    """(K, P) sampled coordinates -> (K,), -inf outside the prior; fluxes are not negative."""
+    """(K, P) sampled coordinates -> (K,), -inf outside the prior; fluxes are not negative.
+
+    Amplitudes are integrated over flat in flux. Flat in the surface brightness at the half-light radius, which is what
+    the determinant alone stands for, would weigh a source of radius R by R^-2 in each band.
+    """
+    bands = len(likelihood.data.image)
 
     def log_posterior(u: Floats) -> Floats:
         result = priors.log_prior(u)
         inside = np.isfinite(result)
         if inside.any():
-            result[inside] += likelihood.non_negative(torch.as_tensor(priors.physical(u[inside]))).numpy()
+            vectors = torch.as_tensor(priors.physical(u[inside]))
+            result[inside] += likelihood.non_negative(vectors).numpy()
+            if likelihood.marginalise:
+                result[inside] += bands * likelihood.scene.log_flux(vectors).numpy()
         return result
 
     return log_posterior

@@ -65,6 +65,11 @@ class Scene:
         layers += [light.sersic_ellipse(x, y, *c.parameters(vectors)) for c in self.lens_light]
         return torch.stack(layers, dim=1)
 
+    def log_flux(self, vectors: Tensor) -> Tensor:
+        """(K,) sum over the light profiles of the log of their flux to infinity at unit amplitude, unlensed."""
+        shapes = torch.tensor([c.columns[:2] for c in (*self.source, *self.lens_light)]).T
+        return light.sersic_flux(*(vectors[:, columns] for columns in shapes)).log().sum(1)
+
 
 def build(
     lens: Sequence[str],

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lenspipe.errors import CandidateError, Reason
 from lenspipe.infer.config import FitConfig
-from lenspipe.infer.fit import fit
+from lenspipe.infer.fit import _log_posterior, fit
+from lenspipe.infer.likelihood import Likelihood
 from lenspipe.infer.prepare import prepare
+from lenspipe.lensing.light import sersic_flux
 from lenspipe.types import CLASSES, Masks
 from tests.infer.mock import SCENE, TRUTH, lens
 
@@ -41,6 +44,22 @@ def test_the_image_alone_leads_to_the_same_lens(fitted):
     tiny = SHORT.model_copy(update={"sampler": SHORT.sampler.model_copy(update={"min_steps": 10, "max_steps": 10})})
     alone = fit(cutout, None, tiny, seed=1)
     np.testing.assert_allclose(alone.posterior.best, found.posterior.best, atol=0.02)
+
+
+def test_amplitudes_are_integrated_over_flat_in_flux(fitted):
+    cutout, _, found = fitted
+    imaging = prepare(cutout, None, found.config.data).imaging
+    likelihood, maximum = (Likelihood(imaging, SCENE, marginalise=m) for m in (True, False))
+    u = found.chains.u[0, -1, :5]
+    vectors = torch.as_tensor(found.priors.physical(u))
+    columns = torch.tensor([c.columns[:2] for c in (*SCENE.source, *SCENE.lens_light)])
+    flux = sersic_flux(vectors[:, columns[:, 0]], vectors[:, columns[:, 1]])
+    # In units of their total flux the layers' amplitudes are the fluxes, and an integral over those needs no more.
+    layers = (likelihood.response(vectors) / flux[:, :, None, None, None]).flatten(-2)
+    normal = torch.einsum("klbd,bd,kmbd->kblm", layers, likelihood.weight.flatten(-2), layers)
+    expected = maximum.parts(vectors)[0] - 0.5 * torch.logdet(normal).sum(-1)
+    value = _log_posterior(likelihood, found.priors)(u) - found.priors.log_prior(u)
+    np.testing.assert_allclose(value - value[0], expected - expected[0], atol=1e-6)
 
 
 def test_another_objects_pixels_do_not_count(fitted):
