@@ -17,6 +17,8 @@ _STEP = 1e-4
 """Forward-difference step in sampled coordinates: far above float64 noise, far below a sigma."""
 _LONGEST = 0.5
 """A single step moves no coordinate farther than this."""
+_SLOW = 0.05
+"""Of what it is behind the best start, a start must gain this share in a step to be worth another one."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def levenberg_marquardt(
     ----------
     residuals : (K, P) -> (K, D), in float64.
     iterations : at most so many Jacobians per start.
-    tolerance : a start that gains less than this in cost, three times running, rests.
+    tolerance : a start that gains less than this in cost, three times running, rests; so does one that is far behind
+        the best and gains little of that.
     """
     u = np.clip(start, lower, upper)
     r = residuals(u)
@@ -77,7 +80,8 @@ def levenberg_marquardt(
             if not len(pending):
                 break
         np.clip(damping, 1e-8, 1e8, out=damping)
-        idle[active] = np.where(gained < tolerance, idle[active] + 1, 0)
+        enough = np.maximum(tolerance, _SLOW * (cost[active] - cost.min()))
+        idle[active] = np.where(gained < enough, idle[active] + 1, 0)
     return Optima(u, cost)
 
 
