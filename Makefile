@@ -1,5 +1,6 @@
 # make demo    the whole pipeline on simulated images, from an empty clone to the report
 # make test    the tests
+# make bench   the benchmarks, each in a short version
 # make lint    style, types, the layer contract
 # make clean   remove what make built (runs/ stays)
 PYTHON ?= python3
@@ -9,13 +10,19 @@ KERNEL := $(wildcard lenspipe/lensing/kernel/*.cpp lenspipe/lensing/kernel/*.h)
 NEEDS  := setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 DEMO   := runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lenspipe run workflows/demo.yaml --out $(DEMO)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/likelihood.py --quick
+	$(BIN)/python benchmarks/fit.py --quick
+	$(BIN)/python benchmarks/scaling.py --quick
+	$(BIN)/python benchmarks/recovery.py --quick
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -34,4 +41,8 @@ $(VENV)/.installed: $(NEEDS)
 
 $(VENV)/.installed-test: $(NEEDS) $(VENV)/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+$(VENV)/.installed-bench: $(NEEDS) $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	touch $@
