@@ -12,11 +12,12 @@ from pydantic import Field, field_validator
 
 from lenspipe.config import Config
 from lenspipe.infer.priors import Prior
+from lenspipe.lensing.params import FIELD
 
 SHARP = 0.3
 """arcsec; images with a narrower PSF are sharp: from space, or with adaptive optics."""
-Mass = Literal["SIE", "SHEAR"]
-Light = Literal["SERSIC_ELLIPSE"]
+Mass = Literal["SIE", "NIE", "SIS", "EPL", "SHEAR", "CONVERGENCE"]
+Light = Literal["SERSIC_ELLIPSE", "SERSIC", "GAUSSIAN_ELLIPSE"]
 
 
 class SceneConfig(Config):
@@ -29,12 +30,15 @@ class SceneConfig(Config):
     )
     sky: bool | None = Field(default=None, description="fit a constant sky level per band; null: if sharp")
     joint_centre: bool = Field(default=True, description="first lens light and main deflector share a centre")
+    free_bands: tuple[Literal["source", "lens_light"], ...] = Field(
+        default=(), description="whose light has a shape of its own in each band; centres are shared"
+    )
 
     @field_validator("lens")
     @classmethod
     def _main_deflector_first(cls, value: tuple[Mass, ...]) -> tuple[Mass, ...]:
-        if value[0] != "SIE":
-            raise ValueError("the main deflector, a SIE, must come first")
+        if value[0] in FIELD:
+            raise ValueError("the main deflector must come first: SIE, NIE, SIS or EPL")
         return value
 
 

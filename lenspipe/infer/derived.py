@@ -11,17 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ellipk
+from torch import Tensor
 
 from lenspipe.infer.likelihood import Likelihood
 from lenspipe.lensing.grid import axes
-from lenspipe.lensing.light import sersic_ellipse, sersic_flux
+from lenspipe.lensing.light import BRIGHTNESS
+from lenspipe.lensing.mass import DEFLECTION
 from lenspipe.lensing.scene import Scene
 
 Floats = NDArray[np.float64]
 
 _FINE = 0.09
 """arcsec; the grid on which magnifications are summed is at least this fine."""
+_DIRECTIONS, _NEWTON = 256, 20
+"""Points on the circle of a mean convergence, and steps towards its radius."""
 
 
 @dataclass(frozen=True)
@@ -49,62 +52,112 @@ def position_angle(phi: Floats, cd: NDArray[np.float64]) -> Floats:
     return np.asarray(np.degrees(np.arctan2(east, north)) % 180)
 
 
-def effective_einstein_radius(theta_E: Floats, q: Floats) -> Floats:
-    """Radius of the circle within which the mean convergence of an SIE is 1, arcsec; shear excluded.
+def effective_einstein_radius(scene: Scene, vectors: Floats) -> Floats:
+    """(S,) radius of the circle within which the main deflector's mean convergence is 1, arcsec; NaN where none is.
 
-    The mean of kappa = theta_E sqrt(q) / (2 sqrt(q^2 x^2 + y^2)) over a circle, an elliptic integral.
+    By Gauss's theorem that mean is the mean radial deflection on the circle over its radius, whatever the profile.
+    Shear, a convergence sheet and other deflectors do not count.
     """
-    return np.asarray(2 / np.pi * theta_E * np.sqrt(q) * ellipk(1 - q**2))
+    main, rows = scene.lens[0], torch.as_tensor(vectors)
+    angle = 2 * math.pi * (torch.arange(_DIRECTIONS, dtype=rows.dtype) + 0.5) / _DIRECTIONS
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    parameters = main.parameters(rows)
+    x0, y0, theta_E = (rows[:, main.column(name), None, None] for name in ("center_x", "center_y", "theta_E"))
+
+    def log_mean(u: Tensor) -> Tensor:
+        radius = torch.exp(u)
+        alpha_x, alpha_y = DEFLECTION[main.profile](x0 + radius * cos, y0 + radius * sin, *parameters)
+        return torch.log((alpha_x * cos + alpha_y * sin).mean(-1, keepdim=True) / radius)
+
+    # In logarithms a power law is a straight line: Newton's method is there in one step, and with a core in a few.
+    u, step = torch.log(theta_E), 1e-4
+    for _ in range(_NEWTON):
+        value = log_mean(u)
+        u = u - (value * step / (log_mean(u + step) - value)).clamp(-1, 1)
+    found = log_mean(u).abs() < 1e-9
+    return np.asarray(torch.where(found, torch.exp(u), math.nan)[:, 0, 0].numpy())
 
 
-def magnification(scene: Scene, vectors: Floats, shape: tuple[int, int], pixel_scale: float) -> Floats:
-    """(S,) total magnification of the sources: lensed flux on the cutout over unlensed flux (equal amplitudes)."""
-    factor = max(math.ceil(pixel_scale / _FINE), 1)
-    x, y = axes(*shape, pixel_scale, factor)
-    area = (pixel_scale / factor) ** 2
-    result = []
+@dataclass(frozen=True)
+class Photometry:
+    """Fluxes out to infinity (S,B), in the unit of the data; those of several components together.
+
+    Attributes
+    ----------
+    source : of the sources, before lensing.
+    arc : of their images, as far as they lie on the cutout.
+    lens : of the lens light; None where the scene has none.
+    magnification : (S,), lensed over unlensed flux of all sources, the bands' fluxes added up.
+    """
+
+    source: Floats
+    arc: Floats
+    lens: Floats | None
+    magnification: Floats
+
+
+def photometry(likelihood: Likelihood, vectors: Floats) -> Photometry:
+    """Of (S, P) `vectors`, at their best amplitudes that are not negative."""
+    scene, data = likelihood.scene, likelihood.data
+    factor = max(math.ceil(data.pixel_scale / _FINE), 1)
+    x, y = axes(*data.shape, data.pixel_scale, factor)
+    area, sources = (data.pixel_scale / factor) ** 2, len(scene.source)
+    fluxes, arcs, magnification = [], [], []
     for part in torch.as_tensor(vectors).split(8):
-        beta = scene.ray_shoot(part, x, y)
-        lensed = torch.stack([sersic_ellipse(*beta, *c.parameters(part)).sum((-1, -2)) for c in scene.source], 1) * area
-        unlensed = torch.stack([sersic_flux(part[:, c.columns[0]], part[:, c.columns[1]]) for c in scene.source], 1)
-        result.append(lensed.sum(1) / unlensed.sum(1))
-    return torch.cat(result).numpy()
+        amplitudes = likelihood.solve(part, non_negative=True).amplitudes[..., : likelihood.n_positive].double()
+        each = scene.unit_fluxes(part, len(data.image))
+        lensed = scene.arcs(part, x, y).sum((-1, -2)) * area
+        lensed = lensed.movedim(1, -1) if scene.bands else lensed[:, None]
+        fluxes.append(amplitudes * each)
+        arcs.append((amplitudes[..., :sources] * lensed).sum(-1))
+        # Where no source is seen at all, the magnification is that of equal amplitudes.
+        dark = amplitudes[..., :sources].sum((-1, -2), keepdim=True) <= 0
+        weight = torch.where(dark, 1.0, amplitudes[..., :sources])
+        magnification.append((weight * lensed).sum((-1, -2)) / (weight * each[..., :sources]).sum((-1, -2)))
+    unit = likelihood.unit / likelihood.pixel_area
+    total = torch.cat(fluxes).numpy() * unit
+    return Photometry(
+        source=total[..., :sources].sum(-1),
+        arc=torch.cat(arcs).numpy() * unit,
+        lens=total[..., sources:].sum(-1) if scene.lens_light else None,
+        magnification=torch.cat(magnification).numpy(),
+    )
 
 
-def magnitudes(
-    likelihood: Likelihood, vectors: Floats, zero_point: Floats, bands: tuple[str, ...]
-) -> dict[str, Quantity]:
-    """AB magnitudes per band of the first source, unlensed, and of the lens, out to infinity."""
-    scene = likelihood.scene
-    found = [likelihood.solve(part).amplitudes for part in torch.as_tensor(vectors).split(8)]
-    amplitudes = torch.cat(found).numpy() * likelihood.unit / likelihood.pixel_area
-    layers = {"source_mag": (0, scene.source[:1]), "lens_mag": (len(scene.source), scene.lens_light[:1])}
+def magnitudes(seen: Photometry, zero_point: Floats, bands: tuple[str, ...]) -> dict[str, Quantity]:
+    """AB magnitudes per band of the sources unlensed, of their images, and of the lens light; NaN without flux."""
     result = {}
-    for name, (layer, components) in layers.items():
-        for component in components:
-            shape = torch.as_tensor(vectors[:, component.columns[:2]])
-            flux = amplitudes[:, :, layer] * sersic_flux(shape[:, 0], shape[:, 1]).numpy()[:, None]
-            for b, band in enumerate(bands):
-                if np.isfinite(zero_point[b]):
-                    positive = np.where(flux[:, b] > 0, flux[:, b], np.nan)
-                    result[f"{name}_{band}"] = Quantity(zero_point[b] - 2.5 * np.log10(positive), "mag")
+    for name, flux in (("source_mag", seen.source), ("arc_mag", seen.arc), ("lens_mag", seen.lens)):
+        for b, band in enumerate(bands):
+            if flux is not None and np.isfinite(zero_point[b]):
+                positive = np.where(flux[:, b] > 0, flux[:, b], np.nan)
+                result[f"{name}_{band}"] = Quantity(zero_point[b] - 2.5 * np.log10(positive), "mag")
     return result
 
 
-def physical(theta_E: Floats, z_lens: float, z_source: float, cosmology: str) -> dict[str, Quantity]:
-    """Velocity dispersion of an SIE and projected mass within theta_E (Narayan & Bartelmann 1996, eq. 44)."""
+def physical(
+    effective: Floats, isothermal: Floats | None, z_lens: float, z_source: float, cosmology: str
+) -> dict[str, Quantity]:
+    """Projected mass within the `effective` Einstein radius (Narayan & Bartelmann 1996, eq. 44), radii in arcsec.
+
+    `isothermal` is theta_E of a singular isothermal profile: from it follows the velocity dispersion.
+    """
     from astropy import constants, units
     from astropy.cosmology import FlatLambdaCDM, Planck18
 
     cosmos = Planck18 if cosmology == "Planck18" else FlatLambdaCDM(H0=70, Om0=0.3)
     d_l, d_s = (cosmos.angular_diameter_distance(z) for z in (z_lens, z_source))
     d_ls = cosmos.angular_diameter_distance(z_lens, z_source)
-    angle = (theta_E * units.arcsec).to_value(units.rad)
-    speed = constants.c.to_value(units.km / units.s)
-    sigma_v = speed * np.sqrt(angle / (4 * np.pi) * (d_s / d_ls).to_value(units.one))
     critical = constants.c**2 / (4 * np.pi * constants.G) * d_s / (d_l * d_ls)
-    mass = (critical * np.pi * (angle * d_l) ** 2).to_value(units.Msun)
-    return {"sigma_v": Quantity(sigma_v, "km/s"), "log10_mass_E": Quantity(np.log10(mass), "dex(Msun)")}
+    radius = (effective * units.arcsec).to_value(units.rad) * d_l
+    mass = (critical * np.pi * radius**2).to_value(units.Msun)
+    result = {"log10_mass_E": Quantity(np.log10(mass), "dex(Msun)")}
+    if isothermal is not None:
+        angle = (isothermal * units.arcsec).to_value(units.rad)
+        speed = constants.c.to_value(units.km / units.s)
+        sigma_v = speed * np.sqrt(angle / (4 * np.pi) * (d_s / d_ls).to_value(units.one))
+        result["sigma_v"] = Quantity(sigma_v, "km/s")
+    return result
 
 
 def inverse_magnification(
@@ -125,10 +178,12 @@ def source_plane(scene: Scene, vector: Floats, amplitudes: Floats, side: float, 
 
     Parameters
     ----------
-    amplitudes : (B, sources) brightness at the half-light radius.
+    amplitudes : (B, sources), lenstronomy's.
     """
-    row = torch.as_tensor(vector)[None]
-    _, _, _, _, x0, y0 = scene.source[0].parameters(row)
+    row, first = torch.as_tensor(vector)[None], scene.source[0]
+    x0, y0 = (float(vector[first.column(name)]) for name in ("center_x", "center_y"))
     x, y = axes(pixels, pixels, side / pixels)
-    layers = torch.cat([sersic_ellipse(x + x0, y + y0, *c.parameters(row)) for c in scene.source])
-    return np.asarray(torch.einsum("bl,lhw->bhw", torch.as_tensor(amplitudes), layers))
+    layers = [BRIGHTNESS[c.profile](x + x0, y + y0, *c.parameters(row)) for c in scene.source]
+    shape = (len(amplitudes), pixels, pixels)
+    every = torch.stack([layer.reshape(-1, pixels, pixels).expand(shape) for layer in layers])
+    return np.asarray(torch.einsum("bl,lbhw->bhw", torch.as_tensor(amplitudes), every))

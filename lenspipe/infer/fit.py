@@ -27,6 +27,8 @@ from lenspipe.infer.reference import Lenstronomy
 from lenspipe.infer.sample import Chains, sample
 from lenspipe.infer.search import Found, search
 from lenspipe.infer.verdict import Evidence, Verdict, judge
+from lenspipe.lensing.light import half_light
+from lenspipe.lensing.params import without_band
 from lenspipe.lensing.scene import Scene, build
 from lenspipe.types import Cutout, Masks, Posterior
 
@@ -120,7 +122,8 @@ def fit(
         config = recipe.as_given(config)
     config = config.resolve(seeing(cutout), default_window(cutout, masks))
     model, data = config.model, config.data
-    scene = build(model.lens, model.source, model.lens_light or (), bool(model.sky), model.joint_centre)
+    light = model.lens_light or ()
+    scene = build(model.lens, model.source, light, bool(model.sky), model.joint_centre, model.free_bands, cutout.bands)
     priors = Priors(scene.names, config.priors, config.mass_follows_light)
 
     def look() -> Found:
@@ -132,7 +135,6 @@ def fit(
     found = searched(checkpoint, look)
     prepared, objective, optima = found.prepared, found.objective, found.optima
     exact = objective.likelihood
-    imaging = exact.data
     near = optima.cost - optima.cost[0] < config.verdict.near_best
     quick = exact if data.precision == "float64" else exact.to(torch.float32)
     if as_reference:
@@ -169,9 +171,9 @@ def fit(
         verdict=judge(
             Evidence(
                 at_bound=_at_bound(best, priors),
-                magnification=float(derived.magnification(scene, vector[None], imaging.shape, imaging.pixel_scale)[0]),
+                magnification=float(derived.photometry(exact, vector[None]).magnification[0]),
                 theta_E=float(vector[scene.index("theta_E")]),
-                source_radius=float(vector[scene.source[0].columns[0]]),
+                source_radius=_source_radius(scene, vector),
                 near_best=priors.physical(optima.u[near])[:, scene.index("theta_E")],
                 mass_light=_mass_light(scene, vector),
                 arc_signal=float(np.sqrt(((images.source / images.sigma)[images.mask] ** 2).sum())),
@@ -207,7 +209,7 @@ def _log_posterior(likelihood: Likelihood, priors: Priors) -> Callable[[Floats],
             vectors = torch.as_tensor(priors.physical(u[inside]))
             result[inside] += likelihood.non_negative(vectors).numpy()
             if likelihood.marginalise:
-                result[inside] += bands * likelihood.scene.log_flux(vectors).numpy()
+                result[inside] += likelihood.scene.unit_fluxes(vectors, bands).log().sum((-1, -2)).numpy()
         return result
 
     return log_posterior
@@ -242,9 +244,9 @@ def _images(likelihood: Likelihood, vector: Floats) -> Images:
         return np.asarray(part.numpy() * likelihood.unit)
 
     data, scene = likelihood.data, likelihood.scene
-    x, y, radius = (float(vector[scene.source[0].columns[i]]) for i in (4, 5, 0))
+    x, y = (float(vector[scene.source[0].column(name)]) for name in ("center_x", "center_y"))
     # Four half-light radii each way, and at least the size of the diamond caustic of a common lens.
-    half = max(4 * radius, 0.5)
+    half = max(4 * _source_radius(scene, vector), 0.5)
     amplitudes = found.amplitudes[0, :, :n_source].numpy() * likelihood.unit
     return Images(
         data=np.asarray(data.image, dtype=np.float64),
@@ -267,25 +269,27 @@ def _derived(
     redshifts: tuple[float, float] | None,
     seed: int,
 ) -> dict[str, Quantity]:
-    scene, data = likelihood.scene, likelihood.data
+    scene = likelihood.scene
     flat = samples.reshape(-1, samples.shape[-1])
     draws = flat[np.random.default_rng(seed).integers(0, len(flat), _DERIVED_DRAWS)]
     column = {name: draws[:, i] for i, name in enumerate(scene.names)}
-    q, phi = derived.axis_ratio(column["e1"], column["e2"]), derived.orientation(column["e1"], column["e2"])
-    result = {
-        "q": Quantity(q, ""),
-        "phi": Quantity(np.degrees(phi), "deg"),
-        "theta_E_effective": Quantity(derived.effective_einstein_radius(column["theta_E"], q), "arcsec"),
-    }
-    if cutout.cd is not None:
-        result["pa"] = Quantity(derived.position_angle(phi, cutout.cd), "deg")
+    result = {}
+    if "e1" in column:
+        phi = derived.orientation(column["e1"], column["e2"])
+        result["q"] = Quantity(derived.axis_ratio(column["e1"], column["e2"]), "")
+        result["phi"] = Quantity(np.degrees(phi), "deg")
+        if cutout.cd is not None:
+            result["pa"] = Quantity(derived.position_angle(phi, cutout.cd), "deg")
+    effective = derived.effective_einstein_radius(scene, draws)
+    result["theta_E_effective"] = Quantity(effective, "arcsec")
     if "gamma1" in column:
-        result["gamma"] = Quantity(np.hypot(column["gamma1"], column["gamma2"]), "")
-    mu = derived.magnification(scene, draws, data.shape, data.pixel_scale)
-    result["magnification"] = Quantity(mu, "")
-    result |= derived.magnitudes(likelihood, draws, cutout.zero_point, cutout.bands)
+        result["gamma_ext"] = Quantity(np.hypot(column["gamma1"], column["gamma2"]), "")
+    seen = derived.photometry(likelihood, draws)
+    result["magnification"] = Quantity(seen.magnification, "")
+    result |= derived.magnitudes(seen, cutout.zero_point, cutout.bands)
     if redshifts is not None:
-        result |= derived.physical(column["theta_E"], *redshifts, config.cosmology)
+        isothermal = column["theta_E"] if scene.lens[0].profile in ("SIE", "SIS") else None
+        result |= derived.physical(effective, isothermal, *redshifts, config.cosmology)
     return result
 
 
@@ -302,17 +306,32 @@ def _compare(likelihood: Likelihood, vector: Floats) -> tuple[float, float]:
 
 
 def _at_bound(u: Floats, priors: Priors) -> tuple[str, ...]:
-    """Parameters of mass and source at a bound; lens light may well run into one without harm to the mass."""
+    """Parameters of mass and source at a bound; lens light may well run into one without harm to the mass.
+
+    Nor does a core at its smallest say more than that none is seen.
+    """
     margin = 0.005 * (priors.upper - priors.lower)
-    outside = (u < priors.lower + margin) | (u > priors.upper - margin)
+    coreless = np.array([name.endswith("s_scale") for name in priors.names])
+    outside = ((u < priors.lower + margin) & ~coreless) | (u > priors.upper - margin)
     return tuple(name for name, out in zip(priors.names, outside) if out and not name.startswith("lens_light"))
 
 
 def _mass_light(scene: Scene, vector: Floats) -> float:
-    if "lens_light_e1" not in scene.names:
+    """|e_mass - e_light|, the bands' mean where each has its own; NaN where mass or light is round by definition."""
+    values: dict[str, list[float]] = {}
+    for name, value in zip(scene.names, vector):
+        values.setdefault(without_band(name), []).append(float(value))
+    if not {"e1", "lens_light_e1"} <= values.keys():
         return float("nan")
-    e1, e2, light1, light2 = (vector[scene.index(n)] for n in ("e1", "e2", "lens_light_e1", "lens_light_e2"))
-    return float(np.hypot(e1 - light1, e2 - light2))
+    e1, e2 = (np.mean(values[e]) - np.mean(values[f"lens_light_{e}"]) for e in ("e1", "e2"))
+    return float(np.hypot(e1, e2))
+
+
+def _source_radius(scene: Scene, vector: Floats) -> float:
+    """Half-light radius of the first source, arcsec; the largest where the bands differ."""
+    first = scene.source[0]
+    sizes = [vector[columns[0]] for columns in first.per_band or (first.columns,)]
+    return float(max(sizes)) * half_light(first.profile)
 
 
 def _overlap(source: NDArray[np.float32] | None, images: Images) -> float:

@@ -183,7 +183,7 @@ class Likelihood:
     def response(self, vectors: Tensor) -> Tensor:
         """(K, L, B, H, W): each component's blurred image at unit amplitude."""
         layers = bin_mean(self.scene.light_layers(vectors, self.x, self.y), self.supersampling)
-        blurred = self.blur(layers)
+        blurred = self.blur.each(layers) if self.scene.bands else self.blur(layers)
         if self.sky is not None:
             blurred = torch.cat([blurred, self.sky.expand(len(vectors), -1, -1, -1, -1)], dim=1)
         return blurred

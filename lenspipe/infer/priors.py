@@ -6,6 +6,7 @@ prior is flat or Gaussian, so the same numbers serve least squares (as residuals
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -16,6 +17,7 @@ from pydantic import Field, model_validator
 
 from lenspipe.config import Config, nearest
 from lenspipe.errors import LenspipeError
+from lenspipe.lensing.params import without_band
 
 Floats = NDArray[np.float64]
 
@@ -58,21 +60,26 @@ DEFAULTS: dict[str, Prior] = {
     "e2": _normal(0, 0.2, 0.6),
     "center_x": Prior(lower=-1.0, upper=1.0),
     "center_y": Prior(lower=-1.0, upper=1.0),
+    "gamma": Prior(kind="normal", centre=2.0, sigma=0.2, lower=1.2, upper=2.8),
+    "s_scale": Prior(kind="loguniform", lower=0.001, upper=0.5),
     "gamma1": _normal(0, 0.05, 0.3),
     "gamma2": _normal(0, 0.05, 0.3),
+    "kappa": _normal(0, 0.05, 0.3),
     "source_R_sersic": _lognormal(0.3, 0.7, 0.02, 3.0),
     "source_n_sersic": _lognormal(1.2, 0.4, 0.4, 6.0),
     "source_center_x": _normal(0, 0.4, 3.0),
     "source_center_y": _normal(0, 0.4, 3.0),
+    "source_sigma": _lognormal(0.25, 0.7, 0.02, 3.0),
     "lens_light_R_sersic": Prior(kind="loguniform", lower=0.05, upper=15.0),
     "lens_light_n_sersic": _lognormal(3.5, 0.5, 0.5, 9.0),
+    "lens_light_sigma": Prior(kind="loguniform", lower=0.03, upper=10.0),
 }
 """For parameters the config does not name, see `default`."""
 
 
 def default(name: str) -> Prior:
-    """The default prior of `name`: ``source1_e1`` falls back to ``source_e1``, then to ``e1``."""
-    unnumbered = re.sub(r"^(source|lens_light|lens)\d+_", r"\1_", name)
+    """The default prior of `name`: ``source1_e1_g`` falls back to ``source_e1``, then to ``e1``."""
+    unnumbered = re.sub(r"^(source|lens_light|lens)\d+_", r"\1_", without_band(name))
     bare = re.sub(r"^(source|lens_light|lens)_", "", unnumbered)
     for candidate in (name, unnumbered, bare):
         if candidate in DEFAULTS:
@@ -86,26 +93,33 @@ class Priors:
     Parameters
     ----------
     names : P parameter names.
-    declared : name -> `Prior`, over the defaults; a name that is no parameter is refused.
+    declared : name -> `Prior`, over the defaults; a name that is no parameter is refused. One without a band stands for
+        its copies in all bands.
     mass_follows_light : sigma of e_mass - e_light (each component), None for no such coupling.
     """
 
     def __init__(self, names: tuple[str, ...], declared: Mapping[str, Prior], mass_follows_light: float | None = None):
+        shared = [without_band(name) for name in names]
         for name in declared:
-            if name not in names:
+            if name not in names and name not in shared:
                 raise LenspipeError(f"model.priors.{name}: no such parameter{nearest(name, list(names))}")
         self.names = names
-        self.priors = [declared.get(name) or default(name) for name in names]
+        self.priors = [declared.get(n) or declared.get(short) or default(n) for n, short in zip(names, shared)]
         self.logarithmic = np.array([p.logarithmic for p in self.priors])
         self.lower = self._inner(np.array([p.lower for p in self.priors]))
         self.upper = self._inner(np.array([p.upper for p in self.priors]))
         centres = np.array([p.lower if p.centre is None else p.centre for p in self.priors])
         self.centre = self._inner(centres)
         self.precision = np.array([0.0 if p.sigma is None else 1 / p.sigma for p in self.priors])
-        pairs = [("e1", "lens_light_e1"), ("e2", "lens_light_e2")]
-        coupled = mass_follows_light is not None and all(n in names for pair in pairs for n in pair)
-        self.pairs = [(names.index(a), names.index(b)) for a, b in pairs] if coupled else []
-        self.pair_precision = 1 / mass_follows_light if mass_follows_light else 0.0
+        self.pairs = [
+            (names.index(e), i)
+            for e in ("e1", "e2")
+            for i, short in enumerate(shared)
+            if mass_follows_light and e in names and short == f"lens_light_{e}"
+        ]
+        # The copies of several bands together weigh as much as one.
+        copies = max(len(self.pairs) // 2, 1)
+        self.pair_precision = 1 / (mass_follows_light * math.sqrt(copies)) if mass_follows_light else 0.0
 
     def physical(self, u: Floats) -> Floats:
         """(..., P) sampled coordinates -> parameters in their units."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lenspipe.infer.likelihood import Imaging
-from lenspipe.lensing.params import LIGHT, MASS
+from lenspipe.lensing.params import FIELD, LIGHT, MASS
 from lenspipe.lensing.scene import Component, Scene
 
 
@@ -19,14 +19,22 @@ class Lenstronomy:
         from lenstronomy.Sampling.Likelihoods.image_likelihood import ImageLikelihood
 
         self.scene = scene
-        lights = [c.profile for c in scene.lens_light] + (["UNIFORM"] if scene.sky else [])
+        sources, lights = ([(c, b) for c in role for b in _bands_of(c)] for role in (scene.source, scene.lens_light))
+        self.sources, self.lights, bands = sources, lights, range(len(data.image))
+        used = {
+            name: [[i for i, (_, b) in enumerate(profiles) if b in (None, band)] for band in bands]
+            for name, profiles in (("source", sources), ("lens_light", lights))
+        }
+        sky = ["UNIFORM"] if scene.sky else []
         self.image_likelihood = ImageLikelihood(
             [self._band(data, b, supersampling) for b in range(len(data.image))],
             "multi-linear",
             {
                 "lens_model_list": [c.profile for c in scene.lens],
-                "source_light_model_list": [c.profile for c in scene.source],
-                "lens_light_model_list": lights,
+                "source_light_model_list": [c.profile for c, _ in sources],
+                "lens_light_model_list": [c.profile for c, _ in lights] + sky,
+                "index_source_light_model_list": used["source"],
+                "index_lens_light_model_list": [[*used["lens_light"][b], *[len(lights)] * len(sky)] for b in bands],
             },
             image_likelihood_mask_list=[m.astype(float) for m in data.mask],
             check_positive_flux=True,
@@ -35,12 +43,17 @@ class Lenstronomy:
     def kwargs(self, vector: NDArray[np.float64]) -> dict[str, Any]:
         """lenstronomy's keyword-argument lists of a (P,) vector, amplitudes 1."""
 
-        def lists(components: tuple[Component, ...], table: dict[str, tuple[str, ...]]) -> list[dict[str, float]]:
-            return [dict(zip(table[c.profile], (float(vector[i]) for i in c.columns))) for c in components]
+        def named(names: tuple[str, ...], columns: tuple[int, ...]) -> dict[str, float]:
+            return dict(zip(names, (float(vector[i]) for i in columns)))
 
-        lens = [k | ({"ra_0": 0.0, "dec_0": 0.0} if "gamma1" in k else {}) for k in lists(self.scene.lens, MASS)]
-        source = [{"amp": 1.0, **k} for k in lists(self.scene.source, LIGHT)]
-        light = [{"amp": 1.0, **k} for k in lists(self.scene.lens_light, LIGHT)]
+        lens = [
+            named(MASS[c.profile], c.columns) | ({"ra_0": 0.0, "dec_0": 0.0} if c.profile in FIELD else {})
+            for c in self.scene.lens
+        ]
+        source, light = (
+            [{"amp": 1.0, **named(LIGHT[c.profile], c.in_band(b or 0))} for c, b in profiles]
+            for profiles in (self.sources, self.lights)
+        )
         if self.scene.sky:
             light.append({"amp": 1.0})
         return {"kwargs_lens": lens, "kwargs_source": source, "kwargs_lens_light": light}
@@ -68,3 +81,8 @@ class Lenstronomy:
         elif data.psf is not None:
             psf = {"psf_type": "PIXEL", "kernel_point_source": data.psf[b].astype(float)}
         return [pixels, psf, {"supersampling_factor": supersampling, "supersampling_convolution": False}]
+
+
+def _bands_of(component: Component) -> list[int] | list[None]:
+    """The bands that have a copy of their own; [None] where all share one."""
+    return list(range(len(component.per_band))) if component.per_band else [None]

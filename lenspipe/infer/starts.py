@@ -20,6 +20,8 @@ from lenspipe.infer.objective import Objective
 from lenspipe.infer.optimise import levenberg_marquardt
 from lenspipe.infer.prepare import Prepared
 from lenspipe.infer.priors import Priors
+from lenspipe.lensing.light import half_light
+from lenspipe.lensing.params import without_band
 from lenspipe.lensing.scene import Scene, build
 
 Floats = NDArray[np.float64]
@@ -28,6 +30,8 @@ _POSITIONS = ((0.0, 1), (0.08, 6), (0.2, 10), (0.4, 14))
 """Source offsets in Einstein radii, and how many directions of each."""
 _SIZES = (0.08, 0.25)
 """Source half-light radii of the grid, arcsec."""
+_NEUTRAL = {"n_sersic": 1.0, "R_sersic": 0.2, "sigma": 0.2, "theta_E": 0.2, "gamma": 2.0, "s_scale": 0.02}
+"""Where a parameter begins that nothing else says; others at 0."""
 
 
 def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[dict[str, float], Floats]:
@@ -39,7 +43,9 @@ def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[dict[s
     model : (B,H,W) lens light in flux units.
     """
     imaging = prepared.imaging
-    light_scene = build([], [], [c.profile for c in scene.lens_light], sky=scene.sky, joint_centre=False)
+    free = ["lens_light"] if any(c.per_band for c in scene.lens_light) else []
+    profiles = [c.profile for c in scene.lens_light]
+    light_scene = build([], [], profiles, scene.sky, joint_centre=False, free=free, bands=scene.bands)
     joint = scene.lens_light[0].columns[-2:] == scene.lens[0].columns[-2:]
     centre = {f"lens_light_{c}": c for c in ("center_x", "center_y")}
     # With a joint centre the light's centre carries the prior of the deflector's.
@@ -47,7 +53,7 @@ def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[dict[s
     declared = {n: priors.priors[scene.index(aliases.get(n, n))] for n in light_scene.names}
     own = Priors(light_scene.names, declared)
     begin = _first_light(light_scene, prepared)
-    u = own.inner(np.array([[begin[n] for n in light_scene.names]]))
+    u = own.inner(_vectors(light_scene, [begin]))
     arc = None if prepared.source is None else binary_dilation(prepared.source > 0.3)
     for _ in range(3):
         mask = imaging.mask if arc is None else imaging.mask & ~arc
@@ -74,7 +80,7 @@ def grid(prepared: Prepared, scene: Scene, priors: Priors, light: dict[str, floa
     hint = _arc_radius(prepared, (light["center_x"], light["center_y"]))
     if hint is not None:
         radii += list(hint * np.geomspace(0.75, 1.33, 7))
-    e1, e2 = light.get("lens_light_e1", 0.0), light.get("lens_light_e2", 0.0)
+    e1, e2 = (_mean_of(light, f"lens_light_{e}") for e in ("e1", "e2"))
     rows = []
     for theta_E in radii:
         for share in (1.0, 0.3):
@@ -85,9 +91,10 @@ def grid(prepared: Prepared, scene: Scene, priors: Priors, light: dict[str, floa
                         x = light["center_x"] + offset * theta_E * math.cos(angle)
                         y = light["center_y"] + offset * theta_E * math.sin(angle)
                         rows.append({"theta_E": theta_E, "e1": share * e1, "e2": share * e2, "source_R_sersic": size,
+                                     "source_sigma": size / half_light("GAUSSIAN_ELLIPSE"),
                                      "source_center_x": x, "source_center_y": y})  # fmt: skip
     base = _neutral(scene) | light
-    return priors.inner(np.array([[(base | row)[n] for n in scene.names] for row in rows]))
+    return priors.inner(_vectors(scene, [base | row for row in rows]))
 
 
 def choose(u: Floats, cost: Floats, radius: Floats, count: int) -> Floats:
@@ -106,18 +113,26 @@ def _first_light(scene: Scene, prepared: Prepared) -> dict[str, float]:
         values[f"{prefix}center_x"], values[f"{prefix}center_y"] = prepared.centre
         # A second component starts as an extended disc around a compact bulge.
         values[f"{prefix}R_sersic"], values[f"{prefix}n_sersic"] = ((1.0, 3.0), (2.5, 1.2), (0.3, 2.0))[i % 3]
+        values[f"{prefix}sigma"] = (0.8, 2.0, 0.2)[i % 3]
     return values
 
 
 def _neutral(scene: Scene) -> dict[str, float]:
-    """Round, centred, unsheared; n = 1 for the source."""
-    values = dict.fromkeys(scene.names, 0.0)
-    for name in scene.names:
-        if name.endswith("n_sersic"):
-            values[name] = 1.0
-        elif name.endswith(("R_sersic", "theta_E")):
-            values[name] = 0.2
-    return values
+    """Round, centred, isothermal, nothing outside the lens; n = 1 for the source. Names are those without a band."""
+    names = map(without_band, scene.names)
+    return {name: next((v for end, v in _NEUTRAL.items() if name.endswith(end)), 0.0) for name in names}
+
+
+def _vectors(scene: Scene, rows: list[dict[str, float]]) -> Floats:
+    """(N, P) parameters out of values by name, with or without the band."""
+    pairs = [(name, without_band(name)) for name in scene.names]
+    return np.array([[row[name] if name in row else row[short] for name, short in pairs] for row in rows])
+
+
+def _mean_of(values: dict[str, float], name: str) -> float:
+    """The mean over the bands of the parameter `name` without a band; 0 where there is none."""
+    found = [value for key, value in values.items() if without_band(key) == name]
+    return sum(found) / max(len(found), 1)
 
 
 def _arc_radius(prepared: Prepared, centre: tuple[float, float]) -> float | None:

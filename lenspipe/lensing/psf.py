@@ -43,7 +43,7 @@ def gaussian_kernel(fwhm: float, pixel_scale: float) -> NDArray[np.float64]:
 
 
 class GaussianBlur:
-    """(..., H, W) -> (..., B, H, W): one Gaussian per band.
+    """(..., H, W) -> (..., B, H, W): one Gaussian per band. `each` takes an image per band instead.
 
     Parameters
     ----------
@@ -70,9 +70,16 @@ class GaussianBlur:
         blurred = torch.matmul(self.rows, wide.permute(0, 2, 1, 3))
         return blurred.view(*lead, self.bands, self.height, self.width)
 
+    def each(self, images: Tensor) -> Tensor:
+        """(..., B, H, W) -> the same, the image of each band by that band's Gaussian."""
+        columns = self.columns.view(self.width, self.bands, self.width).transpose(0, 1)
+        return torch.matmul(self.rows, torch.matmul(images, columns))
+
 
 class KernelBlur:
     """(..., H, W) -> (..., B, H, W): one pixel kernel per band, zero beyond the edges, by FFT.
+
+    `each` takes an image per band instead.
 
     Parameters
     ----------
@@ -94,7 +101,11 @@ class KernelBlur:
         self.transform = torch.fft.rfft2(kernel, self.size)
 
     def __call__(self, image: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft2(image, self.size).unsqueeze(-3) * self.transform
+        return self.each(image.unsqueeze(-3))
+
+    def each(self, images: Tensor) -> Tensor:
+        """(..., B, H, W) -> the same, the image of each band by that band's kernel."""
+        spectrum = torch.fft.rfft2(images, self.size) * self.transform
         (top, left), (height, width) = self.offset, self.shape
         full: Tensor = torch.fft.irfft2(spectrum, self.size)
         return full[..., top : top + height, left : left + width]

@@ -10,18 +10,31 @@ from scipy.optimize import lsq_linear
 from lenspipe.infer.likelihood import IMPOSSIBLE, Imaging, Likelihood
 from lenspipe.infer.reference import Lenstronomy
 from lenspipe.lensing import kernel
+from lenspipe.lensing.params import without_band
 from lenspipe.lensing.psf import gaussian_kernel
 from lenspipe.lensing.scene import Scene, build
 
-LOWER = {"theta_E": 0.4, "e1": -0.5, "e2": -0.5, "gamma1": -0.2, "gamma2": -0.2, "R_sersic": 0.0, "n_sersic": 0.5}
-UPPER = {"theta_E": 2.5, "e1": 0.5, "e2": 0.5, "gamma1": 0.2, "gamma2": 0.2, "R_sersic": 5.0, "n_sersic": 8.0}
+RANGES = {
+    "theta_E": (0.4, 2.5),
+    "e1": (-0.5, 0.5),
+    "e2": (-0.5, 0.5),
+    "s_scale": (0.0, 0.5),
+    "gamma": (1.2, 2.8),
+    "gamma1": (-0.2, 0.2),
+    "gamma2": (-0.2, 0.2),
+    "kappa": (-0.2, 0.2),
+    "R_sersic": (0.0, 5.0),
+    "n_sersic": (0.5, 8.0),
+    "sigma": (0.1, 3.0),
+}
 
 
 def bounds(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    def of(table: dict[str, float], centre: float) -> np.ndarray:
-        return np.array([next((v for k, v in table.items() if n.endswith(k)), centre) for n in scene.names])
-
-    return of(LOWER, -0.5), of(UPPER, 0.5)
+    """Lowest and highest value of each parameter of `scene`; positions within half an arcsecond."""
+    names = map(without_band, scene.names)
+    ranges = [next((v for k, v in RANGES.items() if n.endswith(k)), (-0.5, 0.5)) for n in names]
+    lower, upper = zip(*ranges)
+    return np.array(lower), np.array(upper)
 
 
 def mock(bands: int, shape: tuple[int, int], psf: str, noise: str, masked: bool, flux: float = 1.0) -> Imaging:
@@ -88,6 +101,69 @@ def test_log_likelihood_is_lenstronomys(bands, shape, psf, noise, masked, sky, e
     assert error.max() <= 1e-9
     # A penalty of 1e8 leaves 1e-8 of room in a float64.
     np.testing.assert_allclose(exact[~free], expected[~free], rtol=1e-14, atol=1e-6)
+
+
+def scaled_error(data: Imaging, scene: Scene, vectors: np.ndarray, supersampling: int = 1, engine="auto") -> np.ndarray:
+    """(K,) |log L - lenstronomy's| / max(1, |log L| / 1000) where no amplitude is negative; those must agree too."""
+    reference = Lenstronomy(data, scene, supersampling)
+    expected = np.array([reference.log_likelihood(v) for v in vectors])
+    likelihood = Likelihood(data, scene, supersampling=supersampling, engine=engine)
+    value, negative = likelihood.parts(torch.as_tensor(vectors))
+    np.testing.assert_array_equal(negative.numpy(), np.round(-expected / 1e8).clip(0))
+    free = negative.numpy() == 0
+    assert free.any(), "the draw must hold vectors without a penalty"
+    return (np.abs(value.numpy() - expected) / np.maximum(1, np.abs(expected) / 1e3))[free]
+
+
+ELLIPTICITIES = [0.0, 1e-9, 0.1, 0.3, 0.66]
+ANGLES = [0.0, 1e-9, 31.0, 45.0, 90.0, 90 + 1e-7, 137.0]
+
+
+@pytest.mark.parametrize("psf", ["gaussian", "pixel"])
+@pytest.mark.parametrize("profile", ["SIE", "NIE", "SIS", "EPL"])
+def test_every_deflector_at_every_shape_is_lenstronomys(profile, psf):
+    """q = 1 to 0.2 and all quadrants, axes included; each a vector of its own."""
+    data = mock(1, (31, 31), psf, "map", True)
+    scene = build([profile, "SHEAR", "CONVERGENCE"], ["SERSIC_ELLIPSE"], ["SERSIC"])
+    lower, upper = bounds(scene)
+    shapes = list(product(ELLIPTICITIES, ANGLES))
+    vectors = np.random.default_rng(1).uniform(lower, upper, size=(len(shapes), len(lower)))
+    vectors[:, scene.index("source_R_sersic")] += 0.1
+    for prefix in ("", "source_"):
+        for vector, (size, degrees) in zip(vectors, shapes):
+            for e, part in (("e1", np.cos), ("e2", np.sin)):
+                if prefix + e in scene.names:
+                    # Not -0, of which lenstronomy's arctan2 would make a quarter turn.
+                    vector[scene.index(prefix + e)] = size * part(np.radians(2 * degrees)) + 0.0
+    assert scaled_error(data, scene, vectors).max() <= 1e-9
+
+
+@pytest.mark.parametrize(("size", "bands", "psf"), [(45, 3, "gaussian"), (41, 2, "pixel"), (121, 1, "pixel")])
+@pytest.mark.parametrize(
+    ("lens", "source", "lens_light", "sky"),
+    [
+        (["EPL", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"], False),
+        (["NIE", "CONVERGENCE", "SIS"], ["SERSIC"], ["GAUSSIAN_ELLIPSE"], True),
+        (["SIS", "SHEAR", "EPL"], ["GAUSSIAN_ELLIPSE"], ["SERSIC_ELLIPSE", "SERSIC"], True),
+    ],
+)
+def test_mixed_scenes_of_both_surveys_sizes(lens, source, lens_light, sky, size, bands, psf):
+    data = mock(bands, (size, size), psf, "poisson" if bands > 1 else "map", True)
+    scene = build(lens, source, lens_light, sky=sky)
+    lower, upper = bounds(scene)
+    vectors = np.random.default_rng(2).uniform(lower, upper, size=(6 if size > 100 else 15, len(lower)))
+    assert scaled_error(data, scene, vectors).max() <= 1e-9
+
+
+@pytest.mark.parametrize("psf", ["gaussian", "pixel"])
+@pytest.mark.parametrize("free", [["lens_light"], ["source"], ["source", "lens_light"]])
+def test_shapes_free_in_each_band(free, psf):
+    """lenstronomy has a profile for each band then."""
+    data = mock(3, (31, 31), psf, "poisson", True)
+    scene = build(["EPL"], ["SERSIC_ELLIPSE"], ["SERSIC", "GAUSSIAN_ELLIPSE"], True, free=free, bands=("g", "r", "i"))
+    lower, upper = bounds(scene)
+    vectors = np.random.default_rng(8).uniform(lower, upper, size=(40, len(lower)))
+    assert scaled_error(data, scene, vectors, supersampling=2).max() <= 1e-9
 
 
 @pytest.mark.parametrize("psf", ["gaussian", "pixel"])

@@ -1,9 +1,11 @@
-"""Names and columns of a scene; shapes; finite gradients where the formulae are singular."""
+"""Names and columns of a scene; pixel coordinates."""
 
+import pytest
 import torch
 
-from lenspipe.lensing import mass
+from lenspipe.infer.priors import Prior, Priors, default
 from lenspipe.lensing.grid import axes
+from lenspipe.lensing.params import without_band
 from lenspipe.lensing.scene import build
 
 
@@ -31,12 +33,36 @@ def test_pixel_centres_are_symmetric_and_supersampling_averages_to_them():
     torch.testing.assert_close(fine.reshape(5, 3).mean(1), x.squeeze())
 
 
-def test_a_round_lens_has_a_finite_gradient():
-    theta_E = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-    e1, e2 = (torch.tensor(0.0, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    zero = torch.tensor(0.0, dtype=torch.float64)
-    x, y = axes(4, 4, 0.5)
-    alpha_x, alpha_y = mass.sie(x, y, theta_E, e1, e2, zero, zero)
-    (alpha_x.square() + alpha_y.square()).sum().backward()
-    for parameter in (theta_E, e1, e2):
-        assert torch.isfinite(parameter.grad)
+def test_a_satellite_and_a_sheet_have_names_of_their_own():
+    scene = build(["EPL", "SHEAR", "SIE", "CONVERGENCE"], ["SERSIC"], ["SERSIC_ELLIPSE"], joint_centre=False)
+    assert {"theta_E", "gamma", "gamma1", "kappa", "lens2_theta_E", "lens2_e1", "lens2_center_x"} <= set(scene.names)
+    assert len(set(scene.names)) == len(scene.names)
+    assert default("lens2_theta_E") == default("theta_E")
+    declared = {"lens2_center_x": Prior(kind="normal", centre=1.8, sigma=0.1, lower=1.4, upper=2.2)}
+    assert Priors(scene.names, declared).priors[scene.index("lens2_center_x")] == declared["lens2_center_x"]
+
+
+def test_shapes_free_in_each_band():
+    scene = build(["SIE"], ["SERSIC"], ["SERSIC_ELLIPSE"], free=["lens_light"], bands=("g", "r"))
+    assert {"lens_light_R_sersic_g", "lens_light_R_sersic_r", "lens_light_e2_r", "source_R_sersic"} <= set(scene.names)
+    assert scene.bands == ("g", "r")
+    (light,) = scene.lens_light
+    assert [scene.names[i] for i in light.in_band(1)[:2]] == ["lens_light_R_sersic_r", "lens_light_n_sersic_r"]
+    assert light.in_band(0)[-2:] == light.in_band(1)[-2:] == scene.lens[0].columns[-2:]
+    assert dict(zip(scene.names, scene.units))["lens_light_R_sersic_g"] == "arcsec"
+    # With one band there is nothing to differ.
+    assert build(["SIE"], ["SERSIC"], ["SERSIC"], free=["lens_light"], bands=("g",)).bands == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("lens_light_R_sersic_g", "lens_light_R_sersic"),
+        ("source1_e1_F814W", "source1_e1"),
+        ("source_sigma_band_1", "source_sigma"),
+        ("gamma1", "gamma1"),
+        ("lens2_center_x", "lens2_center_x"),
+    ],
+)
+def test_names_without_their_band(name, short):
+    assert without_band(name) == short

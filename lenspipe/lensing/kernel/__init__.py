@@ -61,7 +61,7 @@ def available() -> bool:
 def supports(scene: Scene, blur: Blur) -> bool:
     """Whether the kernel knows every profile of `scene` and convolves with this PSF faster than torch."""
     profiles = {c.profile for c in (*scene.source, *scene.lens_light)}
-    known = {c.profile for c in scene.lens} <= _PROFILES.keys() and profiles <= {"SERSIC_ELLIPSE"}
+    known = not scene.bands and {c.profile for c in scene.lens} <= _PROFILES.keys() and profiles <= {"SERSIC_ELLIPSE"}
     layers = len(scene.amplitudes)
     size = (1, 1) if isinstance(blur, GaussianBlur) else blur.kernels.shape[1:]
     fits = scene.sky < layers <= MAX_LAYERS and all(n % 2 and n <= MAX_KERNEL for n in size)

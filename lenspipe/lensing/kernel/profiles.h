@@ -7,6 +7,14 @@
 
 namespace {
 
+// cos and sin of the major axis' angle, as in lensing/mass.py.
+INLINE void major_axis(double e1, double e2, double& cos, double& sin) {
+  const double modulus = sqrt(e1 * e1 + e2 * e2 + 1e-30);
+  const double large = sqrt((1 + fabs(e1 / modulus)) / 2), small = fabs(e2 / modulus) / (2 * large);
+  const double norm = 1 / sqrt(large * large + small * small), sign = e2 < 0 ? -1 : 1;
+  cos = (e1 >= 0 ? large : small) * norm, sin = (e1 >= 0 ? small : large) * norm * sign;
+}
+
 template <class T>
 struct Sie {
   T cx, cy, cos, sin, q2, core2, s, q2s, f;
@@ -14,12 +22,12 @@ struct Sie {
 
   Sie(const double* p, const int* c) {
     const double theta_E = p[c[0]], e1 = p[c[1]], e2 = p[c[2]];
-    const double norm2 = e1 * e1 + e2 * e2;
-    const double modulus = fmin(sqrt(norm2), 0.9999);
-    const double q = fmin((1 - modulus) / (1 + modulus), sizeof(T) == 8 ? 0.99999999 : 0.9995);
-    const double cos2 = fmin(fmax(e1 / sqrt(norm2 + 1e-30), -1), 1);
-    const double co = sqrt(fmax((1 + cos2) / 2, 1e-24)), si = copysign(sqrt(fmax((1 - cos2) / 2, 1e-24)), e2 < 0 ? -1 : 1);
-    const double root_q = sqrt(q), core = 1e-10 / root_q, ff = sqrt(1 - q * q), scale = theta_E * root_q / ff;
+    const double modulus = fmin(sqrt(e1 * e1 + e2 * e2), 0.9999);
+    const double true_q = (1 - modulus) / (1 + modulus), root_q = sqrt(true_q);
+    const double q = true_q > (sizeof(T) == 8 ? 1 - 1e-10 : 0.9995) ? (sizeof(T) == 8 ? 0.99999999 : 0.9995) : true_q;
+    double co, si;
+    major_axis(e1, e2, co, si);
+    const double core = 1e-10 / root_q, ff = sqrt(1 - q * q), scale = theta_E * root_q / ff;
     cx = T(p[c[3]]), cy = T(p[c[4]]), cos = T(co), sin = T(si);
     q2 = T(q * q), core2 = T(q * q * core * core), s = T(core), q2s = T(q * q * core), f = T(ff);
     along_x = T(co * scale), along_y = T(si * scale);
