@@ -161,12 +161,19 @@ def status(
 def task(
     file: Annotated[Path, typer.Argument(help="A task as JSON.", exists=True, dir_okay=False)],
     root: Annotated[Path, typer.Option(help="The run folder that its paths are relative to.")],
+    pack: Annotated[
+        Path | None, typer.Option(help="FILE is a parcel: work through it and leave all that comes of it in this tar.")
+    ] = None,
 ) -> None:
     """Execute one task and print its outcome as JSON: what jobs on other machines call."""
     from lenspipe.cli_stage import report
     from lenspipe.run.execute import execute
     from lenspipe.stage import Task
 
+    if pack is not None:
+        from lenspipe.backends.parcel import work
+
+        raise typer.Exit(work(file, root.resolve(), pack, "lenspipe.stages", stages.get))
     try:
         one = Task.from_json(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
@@ -174,6 +181,56 @@ def task(
     result = execute(one, stages.get(one.stage), root)
     print(json.dumps(result))
     raise typer.Exit(report(result))
+
+
+@app.command()
+def submit(
+    workflow: Annotated[str, typer.Argument(help="Workflow file, or the name of one that comes with lenspipe.")],
+    out: _Out,
+    site: Annotated[str, typer.Option(help="Site file or name: where it runs.")],
+    sets: _Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try quarantined candidates again.")] = False,
+) -> None:
+    """Hand a workflow to a batch system and return."""
+    from lenspipe.backends.dagman import submit as submit_dag
+    from lenspipe.backends.site import WORKFLOWS, find, load_site
+    from lenspipe.run.workflow import load
+
+    where = load_site(site, stages.NAMES)
+    flow = load(find(workflow, WORKFLOWS, "workflow"), sets or [], stages.get)
+    raise typer.Exit(submit_dag(flow, out, where, "lenspipe.stages", stages.get, dry_run, retry_failed))
+
+
+@app.command()
+def cancel(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """End a run that a batch system holds."""
+    from lenspipe.backends.dagman import cancel as cancel_dag
+
+    print(f"removed DAG {cluster}" if (cluster := cancel_dag(folder)) else "nothing of it is in a queue")
+
+
+@app.command(hidden=True)
+def dag(
+    folder: Annotated[Path, typer.Argument(help="Folder of a DAG.", exists=True, file_okay=False)],
+    step: Annotated[str, typer.Argument(help="take, again or finish.")],
+    node: Annotated[str, typer.Argument(help="Of take: the node.")] = "",
+    returned: Annotated[int, typer.Argument(help="Of take: how its job ended.")] = 0,
+    tries: Annotated[str, typer.Argument(help="Of take: first or last.")] = "first",
+) -> None:
+    """A step of a DAGMan workflow on the access point: what the DAG itself calls."""
+    from lenspipe.backends import dagman
+
+    match step:
+        case "take":
+            code = dagman.take(folder, node, returned, tries == "last", stages.get)
+        case "again":
+            code = dagman.again(folder, stages.get)
+        case "finish":
+            code = dagman.finish(folder, "lenspipe.stages", stages.get)
+        case _:
+            raise LenspipeError(f"{step}: a DAG has the steps take, again and finish.")
+    raise typer.Exit(code)
 
 
 def _stage_command(name: str) -> Any:

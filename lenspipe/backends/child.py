@@ -10,7 +10,10 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as OutOfTime
+from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -31,11 +34,20 @@ class Child:
         self._pool: ProcessPool | None = None
         self._cpus = 0
 
-    def perform(self, task: Task, root: Path, registry: str) -> dict[str, Any]:
-        """What `execute` returns; where the child died over the task, ``died``."""
+    def perform(
+        self, task: Task, root: Path, registry: str, stop: Callable[[], bool] | None = None
+    ) -> dict[str, Any] | None:
+        """What `execute` returns; where the child died over the task, ``died``.
+
+        Where `stop` comes true first, which is looked at every second, the child is ended and the answer None.
+        """
         pool = self._ready(task.cpus)
         future = pool.schedule(_work, args=[task.to_json(), str(root), registry], timeout=task.minutes * 60)
         try:
+            while stop and not wait_for([future], timeout=1).done:
+                if stop():
+                    self.close()
+                    return None
             result: dict[str, Any] = future.result()
             return result
         except OutOfTime:
@@ -63,6 +75,28 @@ class Child:
             self._pool = ProcessPool(max_workers=1, context=context, initializer=_die_with_parent)
             self._cpus = cpus
         return self._pool
+
+
+class OneChild:
+    """A backend of one child process, on this machine: one task after the other, nothing listens on any port."""
+
+    def __init__(self, root: Path, registry: str):
+        self._root, self._registry, self.child = root, registry, Child()
+
+    def submit(self, task: Task, pool: str) -> Future[dict[str, Any]]:
+        future: Future[dict[str, Any]] = Future()
+        future.set_result(self.child.perform(task, self._root, self._registry))
+        return future
+
+
+@contextmanager
+def open_child(root: Path, registry: str) -> Iterator[OneChild]:
+    """`registry` is the module whose ``get(name)`` knows the stages."""
+    one = OneChild(root, registry)
+    try:
+        yield one
+    finally:
+        one.child.close()
 
 
 _child = Child()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 import lenspipe
+from lenspipe.backends.dagman_site import Dagman
 from lenspipe.config import Config, nearest, parse, read_yaml
 from lenspipe.errors import LenspipeError
 from lenspipe.run.capacity import Capacity, Pool
@@ -154,6 +155,7 @@ class Site(Config):
     lost_seconds: PositiveInt = Field(120, description="without a sign of life a node counts as lost")
     executors: dict[str, Executor] = Field({}, description="label -> executor; none: this machine")
     job: Job | None = Field(None, description="the job that `lenspipe submit` hands to Slurm")
+    dagman: Dagman | None = Field(None, description="the DAG that `lenspipe submit` hands to HTCondor")
 
     @model_validator(mode="after")
     def _check(self) -> Site:

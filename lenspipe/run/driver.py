@@ -52,7 +52,10 @@ OpenBackend = Callable[[], AbstractContextManager[Backend]]
 
 @dataclass
 class Driver:
-    """One run, or in a dry run the look at what one would do."""
+    """One run, or in a dry run the look at what one would do.
+
+    Units of the stages in `held_back` (names) are not run but left for `hand_out`.
+    """
 
     graph: Graph
     root: Path
@@ -61,6 +64,7 @@ class Driver:
     progress: Progress
     retry_failed: bool = False
     dry_run: bool = False
+    held_back: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.prints = Fingerprints()
@@ -109,7 +113,7 @@ class Driver:
             self.progress.say(f"stopped by {signal.Signals(self.stopped_by).name}; run it again to go on")
             return 128 + self.stopped_by
         code = self.exit_code()
-        if code in (0, 3) and any(node.ran for node in self.nodes):
+        if code in (0, 3) and any(node.ran for node in self.nodes) and all(node.complete for node in self.nodes):
             write_figures(self.root, self.graph.order, time.monotonic() - began)
         return code
 
@@ -144,12 +148,37 @@ class Driver:
                 found |= entry["failed"]
         return found
 
+    # -- what others run ----------------------------------------------------------------------------------------
+
+    def node(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+    def due(self, name: str) -> list[str]:
+        """Keys of a stage that want to run and whose inputs are there, or in a dry run would be."""
+        node = self.node(name)
+        return [*node.due, *(key for key, outcome in node.outcome.items() if outcome == "due")]
+
+    def hand_out(self, name: str, size: int) -> list[Task]:
+        """Tasks of at most `size` keys with all that is `due` of a stage, for others to run."""
+        node, keys = self.node(name), self.due(name)
+        cpus = node.stage.resources.cpus
+        return [self._task(node, tuple(keys[at : at + size]), cpus) for at in range(0, len(keys), size)]
+
+    def receipts(self, name: str) -> list[dict[str, Any]]:
+        """What the ledger keeps of a stage's units that have run, in this run or an earlier one."""
+        found = self.node(name).instance
+        return [
+            e
+            for (corridor, stage, _), e in self.ledger.entries.items()
+            if (corridor, stage) == (found.corridor, found.stage.name)
+        ]
+
     def _next(self) -> tuple[Node, Task] | None:
         """The first task in the stages' order that fits now; a wide one keeps its pool waiting, so it never starves."""
         full: set[str] = set()
         for node in self.nodes:
             pool, needed = self.pools[node.name], node.stage.resources
-            if pool.label in full or not (node.due or node.singles):
+            if pool.label in full or not (node.due or node.singles) or node.name in self.held_back:
                 continue
             cpus = pool.cpus(needed)
             there = [(n, task) for n, task in self.busy.values() if self.pools[n.name] is pool]

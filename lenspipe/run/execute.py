@@ -59,6 +59,13 @@ def execute(task: Task, stage: Stage, root: Path) -> dict[str, Any]:
             work.tidy()
 
 
+def give_up(task: Task, stage: Stage, root: Path, reason: str, detail: str) -> list[dict[str, Any]]:
+    """Quarantine the keys of a task whose process did not live to write receipts; returns what `execute` would."""
+    work = _Work(task, stage, root, log_path(Path(), task).as_posix())
+    work.look()
+    return work.fail_all(Reason(reason), detail)
+
+
 def limit_threads(cpus: int) -> None:
     """Numerical libraries that are imported from now on, and torch also afterwards, use `cpus` threads."""
     for name in THREAD_VARIABLES:
@@ -105,14 +112,18 @@ class _Work:
         self.own: dict[str, str] = {}
         self.lost: dict[str, dict[str, str]] = {}
 
-    def perform(self) -> list[dict[str, Any]]:
-        task = self.task
-        config = parse(self.stage.config, task.config, f"{task.corridor}.{task.stage}".lstrip("."))
-        sweep(task, self.stage, self.root)
+    def look(self) -> tuple[Any, dict[str, Any]]:
+        """The options, and the paths of the inputs that are there; hashes of all that is read are taken."""
+        config = parse(self.stage.config, self.task.config, f"{self.task.corridor}.{self.task.stage}".lstrip("."))
         # Before they are read: a change while the stage runs is then seen by the next run.
         self.outside = _seen.outside(self.stage, config)
         self.own = _seen.own(self.stage, config)
-        inputs = self._inputs()
+        return config, self._inputs()
+
+    def perform(self) -> list[dict[str, Any]]:
+        task = self.task
+        sweep(task, self.stage, self.root)
+        config, inputs = self.look()
         failed = dict(self.lost)
         figures: dict[str, Any] = {}
         if len(failed) < len(task.keys):
