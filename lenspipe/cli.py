@@ -136,16 +136,25 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How far a run has come, what is in quarantine and why, and who holds the folder."""
+    from lenspipe.backends.dagman.submit import describe as describe_dag
     from lenspipe.run.lock import describe
     from lenspipe.run.status import status as read_status
 
-    found = read_status(folder)
+    found = {**read_status(folder), "dag": (dag := describe_dag(folder))}
     if as_json:
         print(json.dumps(found, indent=1))
         return
     for notice in found["notices"]:
         print(notice, file=sys.stderr)
-    print(f"held by {describe(found['holder'])}" if found["holder"] else "not running")
+    if dag and dag["cluster"]:
+        print(f"HTCondor works on it, as DAG {dag['cluster']}")
+    else:
+        print(f"held by {describe(found['holder'])}" if found["holder"] else "not running")
+    if dag:
+        jobs = ", ".join(f"{number} {state}" for state, number in dag["jobs"].items())
+        print(f"jobs: {jobs or 'none yet'}; {dag['starts']} starts, {dag['checkpoints']} checkpoints ({dag['folder']})")
+        for job in dag["held"]:
+            print(f"  job {job['job']} ({job['node']}) is held, {job['code']}/{job['subcode']}: {job['reason']}")
     for name, counts in found["stages"].items():
         if counts is None:
             print(f"{name}: units not known yet")
@@ -171,7 +180,7 @@ def task(
     from lenspipe.stage import Task
 
     if pack is not None:
-        from lenspipe.backends.parcel import work
+        from lenspipe.backends.dagman.parcel import work
 
         raise typer.Exit(work(file, root.resolve(), pack, "lenspipe.stages", stages.get))
     try:
@@ -193,19 +202,19 @@ def submit(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try quarantined candidates again.")] = False,
 ) -> None:
     """Hand a workflow to a batch system and return."""
-    from lenspipe.backends.dagman import submit as submit_dag
+    from lenspipe.backends.dagman.submit import submit as submit_dag
     from lenspipe.backends.site import WORKFLOWS, find, load_site
     from lenspipe.run.workflow import load
 
     where = load_site(site, stages.NAMES)
     flow = load(find(workflow, WORKFLOWS, "workflow"), sets or [], stages.get)
-    raise typer.Exit(submit_dag(flow, out, where, "lenspipe.stages", stages.get, dry_run, retry_failed))
+    raise typer.Exit(submit_dag(flow, out, where, "lenspipe.stages", dry_run, retry_failed))
 
 
 @app.command()
 def cancel(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """End a run that a batch system holds."""
-    from lenspipe.backends.dagman import cancel as cancel_dag
+    from lenspipe.backends.dagman.submit import cancel as cancel_dag
 
     print(f"removed DAG {cluster}" if (cluster := cancel_dag(folder)) else "nothing of it is in a queue")
 
@@ -219,15 +228,15 @@ def dag(
     tries: Annotated[str, typer.Argument(help="Of take: first or last.")] = "first",
 ) -> None:
     """A step of a DAGMan workflow on the access point: what the DAG itself calls."""
-    from lenspipe.backends import dagman
+    from lenspipe.backends.dagman import steps
 
     match step:
         case "take":
-            code = dagman.take(folder, node, returned, tries == "last", stages.get)
+            code = steps.take(folder, node, returned, tries == "last", stages.get)
         case "again":
-            code = dagman.again(folder, stages.get)
+            code = steps.again(folder, stages.get)
         case "finish":
-            code = dagman.finish(folder, "lenspipe.stages", stages.get)
+            code = steps.finish(folder, "lenspipe.stages", stages.get)
         case _:
             raise LenspipeError(f"{step}: a DAG has the steps take, again and finish.")
     raise typer.Exit(code)

@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as OutOfTime
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing.connection import wait
@@ -34,12 +35,10 @@ class Child:
         self._pool: ProcessPool | None = None
         self._cpus = 0
 
-    def perform(
-        self, task: Task, root: Path, registry: str, stop: Callable[[], bool] | None = None
-    ) -> dict[str, Any] | None:
+    def perform(self, task: Task, root: Path, registry: str, stop: Callable[[], bool] | None = None) -> dict[str, Any]:
         """What `execute` returns; where the child died over the task, ``died``.
 
-        Where `stop` comes true first, which is looked at every second, the child is ended and the answer None.
+        Where `stop` comes true before that, the child is ended, and there is only ``stopped``.
         """
         pool = self._ready(task.cpus)
         future = pool.schedule(_work, args=[task.to_json(), str(root), registry], timeout=task.minutes * 60)
@@ -47,7 +46,7 @@ class Child:
             while stop and not wait_for([future], timeout=1).done:
                 if stop():
                     self.close()
-                    return None
+                    return {"receipts": [], "stopped": True}
             result: dict[str, Any] = future.result()
             return result
         except OutOfTime:

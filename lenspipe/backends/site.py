@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 import lenspipe
-from lenspipe.backends.dagman_site import Dagman
+from lenspipe.backends.dagman.options import Dagman
 from lenspipe.config import Config, nearest, parse, read_yaml
 from lenspipe.errors import LenspipeError
 from lenspipe.run.capacity import Capacity, Pool

@@ -80,6 +80,11 @@ class Parcel:
             for product in self.stage.outputs
         }
 
+    def checkpoints(self, key: str) -> list[str]:
+        """Where a unit that is under way keeps what it would go on from: beside each of its outputs."""
+        found = [PurePosixPath(path) for path, _ in self.outputs(key).values()]
+        return [path.with_name(f".{path.name}.checkpoint.npz").as_posix() for path in found]
+
     def logs(self, key: str) -> list[str]:
         return [log_path(Path(), self.single(key, attempt)).as_posix() for attempt in range(1, TRIES + 1)]
 
@@ -134,16 +139,23 @@ def work(path: Path, root: Path, tar: Path, registry: str, get: GetStage) -> int
 
 def _work(parcel: Parcel, root: Path, registry: str) -> int:
     child = Child()
-    end = time.monotonic() + parcel.checkpoint_minutes * 60
+    began, end = time.time(), time.monotonic() + parcel.checkpoint_minutes * 60
     try:
         for key in parcel.task.keys:
             if (root / parcel.receipt(key)).exists():
                 continue
             if time.monotonic() > end:
                 return CHECKPOINT
+            kept = [root / path for path in parcel.checkpoints(key)]
+
+            def worth_a_checkpoint(kept: list[Path] = kept) -> bool:
+                return time.monotonic() > end and any(p.exists() and p.stat().st_mtime > began for p in kept)
+
             for attempt in range(1, TRIES + 1):
                 task = parcel.single(key, attempt)
-                result = child.perform(task, root, registry)
+                result = child.perform(task, root, registry, worth_a_checkpoint)
+                if "stopped" in result:
+                    return CHECKPOINT
                 if mistake := result.get("mistake"):
                     print(mistake, file=sys.stderr)
                     return MISTAKE
@@ -174,18 +186,20 @@ def _resume(tar: Path, root: Path) -> None:
 
 
 def _pack(tar: Path, root: Path, parcel: Parcel | None) -> None:
-    """All that is done, under the paths that it has in a run folder."""
+    """All that is done or under way, under the paths that it has in a run folder."""
     with replacing(tar) as temp, tarfile.open(temp, "w") as stream:
-        for path in _done(parcel, root) if parcel else ():
+        for path in _kept(parcel, root) if parcel else ():
             stream.add(root / path, path)
 
 
-def _done(parcel: Parcel, root: Path) -> Iterator[str]:
+def _kept(parcel: Parcel, root: Path) -> Iterator[str]:
     for key in parcel.task.keys:
         if (root / parcel.receipt(key)).exists():
             wanted = [path for path, _ in parcel.outputs(key).values()] + parcel.logs(key)
             yield from (path for path in wanted if (root / path).exists())
             yield parcel.receipt(key)
+        else:
+            yield from (path for path in parcel.checkpoints(key) if (root / path).exists())
 
 
 # -- at home ----------------------------------------------------------------------------------------------------
