@@ -75,9 +75,11 @@ def run(
     Exit codes: 0 all done; 1 a whole stage failed; 2 a mistake in the command or a file; 3 some candidates are in
     quarantine, the others are done.
     """
+    from lenspipe.backends.dagman.submit import refuse_if_queued
     from lenspipe.backends.site import WORKFLOWS, find, load_site
     from lenspipe.run.workflow import load
 
+    refuse_if_queued(out)
     where = load_site(site, stages.NAMES, site_sets or [])
     flow = load(find(workflow, WORKFLOWS, "workflow"), sets or [], stages.get)
     raise typer.Exit(run_workflow(flow, out, where, "lenspipe.stages", dry_run, retry_failed, backend or where.backend))

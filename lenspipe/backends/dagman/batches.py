@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lenspipe.backends.dagman.options import Dagman, fill
+from lenspipe.backends.dagman.own import Sayings, cut
 from lenspipe.backends.site import Site
 from lenspipe.run.driver import Driver
 from lenspipe.stage import Stage, Task
@@ -23,9 +24,10 @@ class Batch:
 
     Attributes
     ----------
-    inputs : files that travel to the worker, relative to the run folder.
+    inputs : files that travel to the worker, relative to the run folder; of them `extra` belong to no product.
     size : their bytes.
     memory : MB at first.
+    own : what is to be written for it, of what the options say of its keys.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Batch:
     inputs: tuple[str, ...]
     size: int
     memory: int
+    extra: tuple[str, ...] = ()
+    own: Sayings | None = None
 
     @property
     def of(self) -> str:
@@ -41,10 +45,12 @@ class Batch:
         return f"{self.task.corridor}.{self.task.stage}"
 
 
-def make(name: str, task: Task, stage: Stage, root: Path, memory_gb: float) -> Batch:
+def make(name: str, task: Task, stage: Stage, root: Path, memory_gb: float, extra: tuple[str, ...] = ()) -> Batch:
+    """A batch whose files are all there; `extra` travel besides the inputs of `task`."""
     found = [p for where in task.inputs.values() for p in (where.values() if isinstance(where, dict) else [where])]
-    inputs = tuple(dict.fromkeys(found))
-    return Batch(name, task, stage, inputs, sum(_bytes(root / path) for path in inputs), round(1024 * memory_gb))
+    inputs = tuple(dict.fromkeys([*found, *extra]))
+    size = sum(_bytes(root / path) for path in inputs)
+    return Batch(name, task, stage, inputs, size, round(1024 * memory_gb), extra)
 
 
 def per_job(units: int, seconds: float, minutes: float) -> int:
@@ -54,17 +60,20 @@ def per_job(units: int, seconds: float, minutes: float) -> int:
     return -(-units // jobs)
 
 
-def plan(driver: Driver, far: frozenset[str], site: Site, settings: Dagman) -> list[Batch]:
-    """All that is due of the far stages, in batches."""
+def plan(driver: Driver, far: frozenset[str], site: Site, settings: Dagman, place: str) -> list[Batch]:
+    """All that is due of the far stages, in batches, each with a folder below `place` of the run folder."""
     batches: list[Batch] = []
-    for name in sorted(far):
-        stage, units = driver.node(name).stage, len(driver.due(name))
+    for instance in sorted(far):
+        stage, units = driver.node(instance).stage, len(driver.due(instance))
         if not units:
             continue
-        size = site.per_task.get(stage.name) or per_job(units, _seconds(driver, name)[0], settings.minutes_per_job)
+        size = site.per_task.get(stage.name) or per_job(units, _seconds(driver, instance)[0], settings.minutes_per_job)
         memory_gb = settings.memory_gb or stage.resources.memory_gb
-        for task in driver.hand_out(name, size):
-            batches.append(make(f"b{len(batches) + 1:05d}", task, stage, driver.root, memory_gb))
+        for task in driver.hand_out(instance, size):
+            name = f"b{len(batches) + 1:05d}"
+            far_task, own = cut(task, stage, f"{place}/{name}")
+            extra = (own.path, *own.files) if own else ()
+            batches.append(replace(make(name, far_task, stage, driver.root, memory_gb, extra), own=own))
     return batches
 
 

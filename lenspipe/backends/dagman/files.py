@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import lenspipe
 from lenspipe import __version__
 from lenspipe.backends.dagman.batches import Batch
 from lenspipe.backends.dagman.options import Dagman, fill
-from lenspipe.backends.dagman.parcel import CHECKPOINT, MISTAKE, write_parcel
+from lenspipe.backends.dagman.parcel import CHECKPOINT, MISTAKE, Parcel, write_parcel
 from lenspipe.backends.site import Site
 from lenspipe.io.atomic import write_json
 from lenspipe.run.folder import STATE
@@ -39,6 +40,11 @@ def new_folder(root: Path) -> Path:
     return root / STATE / "dagman" / f"{int(last[-1].name) + 1 if last else 1:03d}"
 
 
+def place_of(folder: Path) -> str:
+    """A DAG's folder relative to the run folder in which it lies."""
+    return f"{STATE}/dagman/{folder.name}"
+
+
 def root_of(folder: Path) -> Path:
     """The run folder in which a DAG's folder lies."""
     return folder.resolve().parents[2]
@@ -46,7 +52,7 @@ def root_of(folder: Path) -> Path:
 
 def write(folder: Path, flow: Workflow, site: Site, settings: Dagman, batches: Sequence[Batch]) -> None:
     """All that a DAG needs, so that nothing else is read once it has been submitted."""
-    content = texts(folder.name, flow.name, site, settings, batches)
+    content = texts(place_of(folder), flow.name, site, settings, batches)
     folder.mkdir(parents=True)
     for name, text in content.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -54,7 +60,8 @@ def write(folder: Path, flow: Workflow, site: Site, settings: Dagman, batches: S
     instances = [
         {"corridor": i.corridor, "stage": i.stage.name, "config": i.config, "seed": i.seed} for i in flow.instances
     ]
-    write_json(folder / "flow.json", {"name": flow.name, "instances": instances})
+    # Paths in options hold where it was submitted.
+    write_json(folder / "flow.json", {"name": flow.name, "instances": instances, "folder": str(Path.cwd())})
     write_json(folder / "site.json", site.model_dump(mode="json", exclude_unset=True))
     write_parcels(folder, batches, settings)
 
@@ -62,12 +69,16 @@ def write(folder: Path, flow: Workflow, site: Site, settings: Dagman, batches: S
 def write_parcels(folder: Path, batches: Sequence[Batch], settings: Dagman) -> None:
     for batch in batches:
         (folder / batch.name).mkdir(exist_ok=True)
-        write_parcel(folder / batch.name / "parcel.json", batch.task, batch.stage, settings.checkpoint_minutes)
+        parcel = Parcel(batch.task, batch.stage, settings.checkpoint_minutes, batch.extra)
+        write_parcel(folder / batch.name / "parcel.json", parcel)
+        if batch.own:
+            batch.own.write(root_of(folder))
 
 
-def read_flow(folder: Path, get: GetStage) -> Workflow:
-    """The workflow that was submitted, with its overrides."""
+def take_up(folder: Path, get: GetStage) -> Workflow:
+    """The workflow that was submitted, with its overrides, and this process in the folder in which that was done."""
     data = json.loads((folder / "flow.json").read_text(encoding="utf-8"))
+    os.chdir(data["folder"])
     found = [Instance(i["corridor"], get(i["stage"]), i["config"], i["seed"]) for i in data["instances"]]
     return Workflow(data["name"], tuple(found))
 
@@ -76,15 +87,15 @@ def read_site(folder: Path) -> Site:
     return Site.model_validate(json.loads((folder / "site.json").read_text(encoding="utf-8")))
 
 
-def texts(number: str, name: str, site: Site, settings: Dagman, batches: Sequence[Batch]) -> dict[str, str]:
-    """File name -> text of what HTCondor reads of DAG `number` of a run."""
+def texts(place: str, name: str, site: Site, settings: Dagman, batches: Sequence[Batch]) -> dict[str, str]:
+    """File name -> text of what HTCondor reads of the DAG in folder `place` of a run."""
     units = sum(len(batch.task.keys) for batch in batches)
     return {
         "candidates.sub": render(
             "candidates.sub",
             image=fill(settings.image, "dagman.image"),
             executable=settings.executable,
-            folder=f"{STATE}/dagman/{number}",
+            folder=place,
             checkpoint=CHECKPOINT,
             mistake=MISTAKE,
             memory_max=round(1024 * settings.memory_gb_max),

@@ -24,7 +24,7 @@ from lenspipe.errors import LenspipeError
 from lenspipe.io.atomic import commit, content_hash, discard, replacing, write_json
 from lenspipe.run.driver import TRIES
 from lenspipe.run.execute import give_up, label
-from lenspipe.run.fingerprint import options_hash, stamp
+from lenspipe.run.fingerprint import options_hash, shared_options, stamp
 from lenspipe.run.folder import config_path, log_path, receipt_path
 from lenspipe.run.workflow import GetStage
 from lenspipe.stage import Stage, Task
@@ -50,13 +50,17 @@ class ParcelFile(Config):
     stage_version: int
     checkpoint_minutes: float
     task: dict[str, Any]
+    extra: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Parcel:
+    """Attributes: `extra` files travel with it besides the inputs of `task`, relative to the run folder."""
+
     task: Task
     stage: Stage
     checkpoint_minutes: float
+    extra: tuple[str, ...] = ()
 
     def single(self, key: str, attempt: int = 1) -> Task:
         """The task for one of the keys."""
@@ -89,10 +93,17 @@ class Parcel:
         return [log_path(Path(), self.single(key, attempt)).as_posix() for attempt in range(1, TRIES + 1)]
 
 
-def write_parcel(path: Path, task: Task, stage: Stage, checkpoint_minutes: float) -> None:
+def write_parcel(path: Path, parcel: Parcel) -> None:
     """What `read_parcel` reads."""
-    data = {"format": FORMAT, "lenspipe": __version__, "stage_version": stage.version}
-    write_json(path, {**data, "checkpoint_minutes": checkpoint_minutes, "task": task.to_json()})
+    data = {
+        "format": FORMAT,
+        "lenspipe": __version__,
+        "stage_version": parcel.stage.version,
+        "checkpoint_minutes": parcel.checkpoint_minutes,
+        "task": parcel.task.to_json(),
+        "extra": parcel.extra,
+    }
+    write_json(path, data)
 
 
 def read_parcel(path: Path, get: GetStage) -> Parcel:
@@ -110,7 +121,7 @@ def read_parcel(path: Path, get: GetStage) -> Parcel:
     ):
         if theirs != ours:
             raise LenspipeError(f"{path}: the {what} is {theirs} there and {ours} here; both must be the same.")
-    return Parcel(task, stage, file.checkpoint_minutes)
+    return Parcel(task, stage, file.checkpoint_minutes, file.extra)
 
 
 # -- on the worker ----------------------------------------------------------------------------------------------
@@ -271,7 +282,7 @@ def _settle(parcel: Parcel, key: str, aside: Path, root: Path) -> None:
         "key": key,
         "seed": task.seed,
         "version": parcel.stage.version,
-        "config_hash": options_hash(task.config),
+        "config_hash": options_hash(shared_options(parcel.stage, task.config)),
     }
     for name, value in origin.items():
         if receipt[name] != value:
@@ -283,7 +294,7 @@ def _settle(parcel: Parcel, key: str, aside: Path, root: Path) -> None:
         if not (aside / where).exists() or content_hash(aside / where) != receipt["outputs"][name]["hash"]:
             raise ValueError(f"{where} is not what its receipt says")
     if not config_path(root, receipt["config_hash"]).exists():
-        write_json(config_path(root, receipt["config_hash"]), task.config)
+        write_json(config_path(root, receipt["config_hash"]), shared_options(parcel.stage, task.config))
     for name, (where, _) in foreseen.items():
         (root / where).parent.mkdir(parents=True, exist_ok=True)
         _move(aside / where, root / where)

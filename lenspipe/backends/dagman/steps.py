@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from lenspipe import __version__
 from lenspipe.backends.dagman import batches
-from lenspipe.backends.dagman.files import DAG, SECOND, SKIP, dag_text, read_flow, read_site, root_of, write_parcels
+from lenspipe.backends.dagman.files import DAG, SECOND, SKIP, dag_text, read_site, root_of, take_up, write_parcels
 from lenspipe.backends.dagman.parcel import MISTAKE, missing, read_parcel, take_in
 from lenspipe.backends.dagman.submit import conclude, drive, far_stages, settings_of
 from lenspipe.errors import Reason
@@ -29,7 +30,8 @@ def take(folder: Path, node: str, returned: int, last: bool, get: GetStage) -> i
     returned : exit code of the job, or what DAGMan says for it.
     last : it was the second try, each unit alone: what has not come back now is quarantined.
     """
-    root = root_of(folder)
+    folder, root = folder.resolve(), root_of(folder)
+    os.chdir(root)  # as on the worker: the parcel's paths hold there
     parcel = read_parcel(folder / node / "parcel.json", get)
     tar = folder / node / "outcome.tar"
     lost = take_in(parcel, tar, root)
@@ -40,7 +42,7 @@ def take(folder: Path, node: str, returned: int, last: bool, get: GetStage) -> i
     if returned == NOT_SUBMITTED:
         return 1
     if last:
-        where = (folder / node / "job.err").resolve().relative_to(root)
+        where = (folder / node / "job.err").relative_to(root)
         for key, why in lost.items():
             detail = f"Tried alone, its job ended with {returned}: {why} ({where} holds what it said)."
             give_up(parcel.single(key), parcel.stage, root, Reason.TASK_CRASHED, detail)
@@ -58,8 +60,8 @@ def again(folder: Path, get: GetStage) -> int:
         memory_gb = 2 * (settings.memory_gb or parcel.stage.resources.memory_gb)
         for key in missing(parcel, root, since):
             name = f"s{len(singles) + 1:05d}"
-            single = parcel.single(key)
-            singles.append(batches.make(name, single, parcel.stage, root, min(memory_gb, settings.memory_gb_max)))
+            memory = min(memory_gb, settings.memory_gb_max)
+            singles.append(batches.make(name, parcel.single(key), parcel.stage, root, memory, parcel.extra))
     if not singles:
         return SKIP
     write_parcels(folder, singles, settings)
@@ -70,7 +72,8 @@ def again(folder: Path, get: GetStage) -> int:
 
 def finish(folder: Path, registry: str, get: GetStage) -> int:
     """After all jobs: adopt their receipts, run the stages that come after; returns the exit code of the node."""
-    root, site, flow = root_of(folder), read_site(folder), read_flow(folder, get)
+    root, site = root_of(folder), read_site(folder)
+    flow = take_up(folder, get)
     graph = build(flow.instances)
     far = far_stages(graph, settings_of(site))
     with choose() as progress, hold(root, progress.say):

@@ -11,7 +11,7 @@ from typing import Any
 from lenspipe.backends.child import open_child
 from lenspipe.backends.dagman import batches as sizes
 from lenspipe.backends.dagman import event_log
-from lenspipe.backends.dagman.files import DAG, SECOND, folders, new_folder, texts, write
+from lenspipe.backends.dagman.files import DAG, SECOND, folders, new_folder, place_of, texts, write
 from lenspipe.backends.dagman.options import Dagman
 from lenspipe.backends.site import Site
 from lenspipe.errors import LenspipeError
@@ -40,9 +40,9 @@ def submit(flow: Workflow, root: Path, site: Site, registry: str, dry_run: bool,
         return 0
     with choose() as progress, hold(root, progress.say):
         driver, code = drive(flow, graph, root, site, registry, progress, far, retry_failed)
-        found = sizes.plan(driver, far, site, settings) if code in (0, 3) else []
+        folder = new_folder(root)
+        found = sizes.plan(driver, far, site, settings, place_of(folder)) if code in (0, 3) else []
         if found:
-            folder = new_folder(root)
             write(folder, flow, site, settings, found)
             print("\n".join(sizes.words(driver, found, settings)), flush=True)
             for batch in found:
@@ -107,9 +107,10 @@ def conclude(driver: Driver, graph: Graph, root: Path, code: int) -> None:
 def _show(driver: Driver, flow: Workflow, far: frozenset[str], site: Site) -> None:
     driver.survey()
     settings = settings_of(site)
-    found = sizes.plan(driver, far, site, settings)
+    place = place_of(new_folder(driver.root))
+    found = sizes.plan(driver, far, site, settings, place)
     print("\n".join([*driver.plan_lines(), *sizes.words(driver, found, settings)]))
-    for name, text in texts(new_folder(driver.root).name, flow.name, site, settings, found).items() if found else ():
+    for name, text in texts(place, flow.name, site, settings, found).items() if found else ():
         print(f"\n--- {name}\n{text}", end="")
 
 
