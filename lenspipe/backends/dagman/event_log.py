@@ -35,7 +35,7 @@ class Job:
     id : ``cluster.process``.
     node : of the DAG, empty for a job that belongs to none.
     state : ``idle running held done failed removed``.
-    starts : times it began on a worker; `checkpoints` times it left one.
+    starts : times it began on a worker; `checkpoints` times its checkpoint was brought home.
     detail : why it is held, or how it ended.
     code, subcode : HTCondor's HoldReasonCode and HoldReasonSubCode of the last hold.
     """
@@ -52,6 +52,8 @@ class Job:
 
 @dataclass
 class Event:
+    """One event: its number, ``cluster.process``, local time, the rest of its first line and the other lines."""
+
     number: str
     job: str
     time: str
@@ -89,13 +91,14 @@ def jobs(path: Path) -> dict[str, Job]:
         match event.number:
             case "001":
                 job.starts += 1
-            case "003":
+            case "040" if event.text.startswith("Finished transferring output"):
                 job.checkpoints += 1
             case "012":
                 job.detail = event.lines[0].strip() if event.lines else ""
                 if code := event.find(_HOLD):
                     job.code, job.subcode = int(code[1]), int(code[2])
             case "005":
+                job.checkpoints -= 1  # the last transfer was of the results
                 end = event.find(_END)
                 job.state = "done" if end and end[1] == "0" else "failed"
                 if end and job.state == "failed":

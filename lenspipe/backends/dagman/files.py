@@ -26,6 +26,8 @@ JOBS = Path(lenspipe.__file__).parent / "jobs"
 """The templates that come with the package."""
 DAG, SECOND = "run.dag", "again.dag"
 """The DAG, and that of its second round: units that did not come back, each alone."""
+LOG = "jobs.log"
+"""HTCondor's events of all jobs of both."""
 SKIP = 79
 """Exit code by which a script tells DAGMan that its node is not needed."""
 
@@ -95,6 +97,7 @@ def texts(place: str, name: str, site: Site, settings: Dagman, batches: Sequence
             "candidates.sub",
             image=fill(settings.image, "dagman.image"),
             executable=settings.executable,
+            log=LOG,
             folder=place,
             checkpoint=CHECKPOINT,
             mistake=MISTAKE,

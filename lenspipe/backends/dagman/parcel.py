@@ -12,7 +12,7 @@ import shutil
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -140,22 +140,21 @@ def work(path: Path, root: Path, tar: Path, registry: str, get: GetStage) -> int
         parcel = read_parcel(path, get)
     except LenspipeError as error:
         print(error, file=sys.stderr)
-        _pack(tar, root, None)
+        _pack(tar, root, ())
         return MISTAKE
-    _pack(tar, root, parcel)
+    _pack(tar, root, [*_done(parcel, root), *_under_way(parcel, root)])
     code = _work(parcel, root, registry)
-    _pack(tar, root, parcel)
+    _pack(tar, root, [*_done(parcel, root), *(_under_way(parcel, root) if code == CHECKPOINT else ())])
     return code
 
 
 def _work(parcel: Parcel, root: Path, registry: str) -> int:
     child = Child()
     began, end = time.time(), time.monotonic() + parcel.checkpoint_minutes * 60
+    left = [key for key in parcel.task.keys if not (root / parcel.receipt(key)).exists()]
     try:
-        for key in parcel.task.keys:
-            if (root / parcel.receipt(key)).exists():
-                continue
-            if time.monotonic() > end:
+        for key in left:
+            if time.monotonic() > end and key != left[0]:  # every start gets somewhere
                 return CHECKPOINT
             kept = [root / path for path in parcel.checkpoints(key)]
 
@@ -196,21 +195,28 @@ def _resume(tar: Path, root: Path) -> None:
         print(f"{tar}: {error}; starting anew", file=sys.stderr)
 
 
-def _pack(tar: Path, root: Path, parcel: Parcel | None) -> None:
-    """All that is done or under way, under the paths that it has in a run folder."""
+def _pack(tar: Path, root: Path, paths: Iterable[str]) -> None:
+    """Files and folders of `root`, under the paths that they have there."""
     with replacing(tar) as temp, tarfile.open(temp, "w") as stream:
-        for path in _kept(parcel, root) if parcel else ():
-            stream.add(root / path, path)
+        for path in paths:
+            if (root / path).exists():
+                stream.add(root / path, path)
 
 
-def _kept(parcel: Parcel, root: Path) -> Iterator[str]:
+def _done(parcel: Parcel, root: Path) -> Iterator[str]:
+    """What a key leaves that has come to its end."""
     for key in parcel.task.keys:
         if (root / parcel.receipt(key)).exists():
-            wanted = [path for path, _ in parcel.outputs(key).values()] + parcel.logs(key)
-            yield from (path for path in wanted if (root / path).exists())
+            yield from (path for path, _ in parcel.outputs(key).values())
+            yield from parcel.logs(key)
             yield parcel.receipt(key)
-        else:
-            yield from (path for path in parcel.checkpoints(key) if (root / path).exists())
+
+
+def _under_way(parcel: Parcel, root: Path) -> Iterator[str]:
+    """What a key would go on from that has not."""
+    for key in parcel.task.keys:
+        if not (root / parcel.receipt(key)).exists():
+            yield from parcel.checkpoints(key)
 
 
 # -- at home ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from lenspipe.backends.child import open_child
 from lenspipe.backends.dagman import batches as sizes
 from lenspipe.backends.dagman import event_log
-from lenspipe.backends.dagman.files import DAG, SECOND, folders, new_folder, place_of, texts, write
+from lenspipe.backends.dagman.files import DAG, LOG, folders, new_folder, place_of, texts, write
 from lenspipe.backends.dagman.options import Dagman
 from lenspipe.backends.site import Site
 from lenspipe.errors import LenspipeError
@@ -143,7 +143,7 @@ def describe(root: Path) -> dict[str, Any] | None:
     """
     if not (mine := folders(root)):
         return None
-    jobs = [job for name in (DAG, SECOND) for job in event_log.jobs(mine[-1] / f"{name}.nodes.log").values()]
+    jobs = event_log.jobs(mine[-1] / LOG).values()
     return {
         "cluster": queued(root) or None,
         "folder": str(mine[-1]),
