@@ -200,25 +200,22 @@ def submit(
     out: _Out,
     site: Annotated[str, typer.Option(help="Site file or name: where it runs.")],
     sets: _Set = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted.")] = False,
+    site_sets: _SiteSet = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted, submit nothing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try quarantined candidates again.")] = False,
 ) -> None:
-    """Hand a workflow to a batch system and return."""
-    from lenspipe.backends.dagman.submit import submit as submit_dag
-    from lenspipe.backends.site import WORKFLOWS, find, load_site
-    from lenspipe.run.workflow import load
+    """Hand a run to a batch system; submitting it again goes on with it."""
+    from lenspipe.cli_jobs import submit_run
 
-    where = load_site(site, stages.NAMES)
-    flow = load(find(workflow, WORKFLOWS, "workflow"), sets or [], stages.get)
-    raise typer.Exit(submit_dag(flow, out, where, "lenspipe.stages", dry_run, retry_failed))
+    raise typer.Exit(submit_run(workflow, out, site, sets or [], site_sets or [], retry_failed, dry_run))
 
 
 @app.command()
 def cancel(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """End a run that a batch system holds."""
-    from lenspipe.backends.dagman.submit import cancel as cancel_dag
+    """End all jobs of a run; what is done stays done."""
+    from lenspipe.cli_jobs import cancel_run
 
-    print(f"removed DAG {cluster}" if (cluster := cancel_dag(folder)) else "nothing of it is in a queue")
+    cancel_run(folder)
 
 
 @app.command(hidden=True)
@@ -230,18 +227,9 @@ def dag(
     tries: Annotated[str, typer.Argument(help="Of take: first or last.")] = "first",
 ) -> None:
     """A step of a DAGMan workflow on the access point: what the DAG itself calls."""
-    from lenspipe.backends.dagman import steps
+    from lenspipe.cli_jobs import dag_step
 
-    match step:
-        case "take":
-            code = steps.take(folder, node, returned, tries == "last", stages.get)
-        case "again":
-            code = steps.again(folder, stages.get)
-        case "finish":
-            code = steps.finish(folder, "lenspipe.stages", stages.get)
-        case _:
-            raise LenspipeError(f"{step}: a DAG has the steps take, again and finish.")
-    raise typer.Exit(code)
+    raise typer.Exit(dag_step(folder, step, node, returned, tries))
 
 
 def _stage_command(name: str) -> Any:
