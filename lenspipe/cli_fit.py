@@ -103,7 +103,7 @@ def fit_command(
 
 
 def _say(summary: dict[str, Any], folder: Path) -> None:
-    theta_E = summary["parameters"]["theta_E"]
+    theta_E = summary["parameters"].get("theta_E") or summary["derived"]["theta_E_effective"]
     size = "" if theta_E["median"] is None else f", theta_E = {theta_E['median']:.4f} +- {theta_E['sigma']:.4f} arcsec"
     print(f"{summary['id']}: {summary['status']}{size}")
     for reason in summary["reasons"]:

@@ -6,9 +6,10 @@ Sersic profile, and a fit that assumes one is wrong without showing it.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import difflib
+from typing import Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from lenspipe.config import Config
 from lenspipe.infer.priors import Prior
@@ -20,12 +21,34 @@ Mass = Literal["SIE", "NIE", "SIS", "EPL", "SHEAR", "CONVERGENCE"]
 Light = Literal["SERSIC_ELLIPSE", "SERSIC", "GAUSSIAN_ELLIPSE"]
 
 
+def _known(role: str, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """`names` if lenspipe or lenstronomy has them all."""
+    own = get_args(Mass if role == "lens" else Light)
+    for name in names or ():
+        if name not in own and name not in (theirs := _theirs(role)):
+            close = difflib.get_close_matches(name, [*own, *theirs], n=1, cutoff=0.5)
+            raise ValueError(
+                f"no profile {name!r}{f'; did you mean {close[0]!r}?' if close else ''} lenspipe has {', '.join(own)}; "
+                "lenstronomy's others run in its own engine"
+            )
+    return names
+
+
+def _theirs(role: str) -> list[str]:
+    # Not before it is needed: lenstronomy takes a second to import.
+    if role == "lens":
+        from lenstronomy.LensModel.profile_list_base import _SUPPORTED_MODELS as found
+    else:
+        from lenstronomy.LightModel.light_model_base import _MODELS_SUPPORTED as found
+    return list(found)
+
+
 class SceneConfig(Config):
     """The profiles, by lenstronomy's names."""
 
-    lens: tuple[Mass, ...] = Field(default=("SIE", "SHEAR"), min_length=1)
-    source: tuple[Light, ...] = Field(default=("SERSIC_ELLIPSE",), min_length=1)
-    lens_light: tuple[Light, ...] | None = Field(
+    lens: tuple[str, ...] = Field(default=("SIE", "SHEAR"), min_length=1)
+    source: tuple[str, ...] = Field(default=("SERSIC_ELLIPSE",), min_length=1)
+    lens_light: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="null: two Sersics if sharp, else one"
     )
     sky: bool | None = Field(default=None, description="fit a constant sky level per band; null: if sharp")
@@ -34,9 +57,21 @@ class SceneConfig(Config):
         default=(), description="whose light has a shape of its own in each band; centres are shared"
     )
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Profiles that only lenstronomy has."""
+        mass, light = get_args(Mass), get_args(Light)
+        lights = (*self.source, *(self.lens_light or ()))
+        return (*(p for p in self.lens if p not in mass), *(p for p in lights if p not in light))
+
+    @field_validator("lens", "source", "lens_light")
+    @classmethod
+    def _some_library_has_it(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        return _known(str(info.field_name), value)
+
     @field_validator("lens")
     @classmethod
-    def _main_deflector_first(cls, value: tuple[Mass, ...]) -> tuple[Mass, ...]:
+    def _main_deflector_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if value[0] in FIELD:
             raise ValueError("the main deflector must come first: SIE, NIE, SIS or EPL")
         return value
@@ -92,7 +127,7 @@ class SamplerConfig(Config):
 
 
 class RecipeConfig(Config):
-    """Lengths of ``preset: reference``: a particle swarm, then one ensemble of stretch moves."""
+    """Lengths of a particle swarm, then of one emcee ensemble: of ``preset: reference`` and ``engine: lenstronomy``."""
 
     particles: int = Field(default=500, ge=2, description="of the swarm")
     iterations: int = Field(default=500, ge=1, description="of the swarm, at most")
@@ -124,6 +159,12 @@ class FitConfig(Config):
         default=None, gt=0, description="prior sigma of e_mass - e_light, each component; null: 0.1 if sharp, else none"
     )
     data: DataConfig = DataConfig()
+    engine: Literal["auto", "kernel", "torch", "lenstronomy"] = Field(
+        default="auto", description="auto: the compiled kernel, else torch; lenstronomy where a profile is only there"
+    )
+    fixed: dict[str, float | tuple[float, ...]] = Field(
+        default_factory=dict, description="parameter name -> value at which engine lenstronomy holds it"
+    )
     preset: Literal["default", "reference"] = Field(
         default="default", description="reference: particle swarm and stretch moves, to compare like with like"
     )

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lenspipe.errors import LenspipeError
 from lenspipe.infer import derived, recipe
 from lenspipe.infer.checkpoint import NOWHERE, Checkpoint, searched
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.derived import Quantity
-from lenspipe.infer.likelihood import Likelihood
+from lenspipe.infer.foreign import Foreign
+from lenspipe.infer.likelihood import Likelihood, using
 from lenspipe.infer.objective import Objective
 from lenspipe.infer.optimise import levenberg_marquardt, normal_equations
 from lenspipe.infer.prepare import Prepared, default_window, prepare, seeing
@@ -71,7 +73,7 @@ class Fit:
     """All that is known about one candidate in the end; `config` with every choice made."""
 
     config: FitConfig
-    scene: Scene
+    scene: Scene | Foreign
     priors: Priors
     prepared: Prepared
     posterior: Posterior
@@ -115,7 +117,29 @@ def fit(
     Raises
     ------
     CandidateError : where there is nothing to fit or no start with a finite likelihood.
+    LenspipeError : where the engine has no such model.
     """
+    foreign = config.model.foreign
+    if config.engine == "lenstronomy" or (config.engine == "auto" and foreign):
+        from lenspipe.infer.fit_foreign import fit_foreign
+
+        return fit_foreign(cutout, masks, config, seed, redshifts, checkpoint)
+    if foreign:
+        raise LenspipeError(f"engine: {config.engine}: it has no {foreign[0]}; auto and lenstronomy have.")
+    if config.fixed:
+        raise LenspipeError(f"fixed.{next(iter(config.fixed))}: only engine: lenstronomy holds parameters.")
+    with using(config.engine):
+        return _fit(cutout, masks, config, seed, redshifts, checkpoint)
+
+
+def _fit(
+    cutout: Cutout,
+    masks: Masks | None,
+    config: FitConfig,
+    seed: int,
+    redshifts: tuple[float, float] | None,
+    checkpoint: Checkpoint,
+) -> Fit:
     begun = time.perf_counter() - checkpoint.spent
     as_reference = config.preset == "reference"
     if as_reference:
@@ -170,14 +194,14 @@ def fit(
         derived=_derived(exact, samples, cutout, config, redshifts, seed),
         verdict=judge(
             Evidence(
-                at_bound=_at_bound(best, priors),
+                at_bound=at_bound(best, priors),
                 magnification=float(derived.photometry(exact, vector[None]).magnification[0]),
                 theta_E=float(vector[scene.index("theta_E")]),
                 source_radius=_source_radius(scene, vector),
                 near_best=priors.physical(optima.u[near])[:, scene.index("theta_E")],
-                mass_light=_mass_light(scene, vector),
+                mass_light=mass_light(scene, vector),
                 arc_signal=float(np.sqrt(((images.source / images.sigma)[images.mask] ** 2).sum())),
-                mask_overlap=_overlap(prepared.source, images),
+                mask_overlap=overlap(prepared.source, images),
                 converged=chains.converged,
                 lenstronomy_difference=difference,
             ),
@@ -305,7 +329,7 @@ def _compare(likelihood: Likelihood, vector: Floats) -> tuple[float, float]:
     return value, abs(value - theirs) / max(1.0, abs(theirs) / 1e3)
 
 
-def _at_bound(u: Floats, priors: Priors) -> tuple[str, ...]:
+def at_bound(u: Floats, priors: Priors) -> tuple[str, ...]:
     """Parameters of mass and source at a bound; lens light may well run into one without harm to the mass.
 
     Nor does a core at its smallest say more than that none is seen.
@@ -316,7 +340,7 @@ def _at_bound(u: Floats, priors: Priors) -> tuple[str, ...]:
     return tuple(name for name, out in zip(priors.names, outside) if out and not name.startswith("lens_light"))
 
 
-def _mass_light(scene: Scene, vector: Floats) -> float:
+def mass_light(scene: Scene | Foreign, vector: Floats) -> float:
     """|e_mass - e_light|, the bands' mean where each has its own; NaN where mass or light is round by definition."""
     values: dict[str, list[float]] = {}
     for name, value in zip(scene.names, vector):
@@ -334,7 +358,7 @@ def _source_radius(scene: Scene, vector: Floats) -> float:
     return float(max(sizes)) * half_light(first.profile)
 
 
-def _overlap(source: NDArray[np.float32] | None, images: Images) -> float:
+def overlap(source: NDArray[np.float32] | None, images: Images) -> float:
     if source is None or not (source > 0.5).any():
         return float("nan")
     return float(np.mean(np.any(images.arc, axis=0)[source > 0.5]))

@@ -5,6 +5,9 @@ Legend: K parameter vectors, P parameters, B bands, L light components (+ 1 sky)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lenspipe.errors import LenspipeError
 from lenspipe.infer import linear
 from lenspipe.lensing import kernel
 from lenspipe.lensing.grid import axes, bin_mean
@@ -24,6 +28,17 @@ NEGATIVE_FLUX = -1e8
 IMPOSSIBLE = -1e18
 """logL of a vector for which nothing finite can be computed."""
 Engine = Literal["auto", "kernel", "torch"]
+_wanted: ContextVar[Engine] = ContextVar("engine", default="auto")
+
+
+@contextmanager
+def using(engine: Engine) -> Iterator[None]:
+    """Likelihoods made meanwhile run on `engine`, wherever they are made."""
+    token = _wanted.set(engine)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ class Likelihood:
     marginalise : subtract ln det(M) / 2, which turns the maximum over flat amplitudes into their integral.
     chunk : vectors that torch evaluates at a time; small keeps the work in the cache.
     engine : ``kernel`` compiled for the CPU, ``torch``, or ``auto``: the kernel where it can. Afterwards
-        `Likelihood.engine` says which. Vectors that require a gradient go through torch in any case.
+        `Likelihood.engine` says which. Vectors that require a gradient go through torch in any case. None: see `using`.
     """
 
     def __init__(
@@ -89,8 +104,9 @@ class Likelihood:
         supersampling: int = 1,
         marginalise: bool = False,
         chunk: int = 16,
-        engine: Engine = "auto",
+        engine: Engine | None = None,
     ):
+        engine = engine or _wanted.get()
         self.data, self.scene = data, scene
         self.dtype, self.device = dtype, device
         self.supersampling, self.marginalise, self.chunk = supersampling, marginalise, chunk
@@ -115,7 +131,9 @@ class Likelihood:
         self.pixel_area = data.pixel_scale**2
         self.kernel = None if engine == "torch" else self._kernel()
         if engine == "kernel" and self.kernel is None:
-            raise ValueError("the compiled kernel is not built, or does not cover this scene, PSF or device")
+            raise LenspipeError(
+                "engine: kernel: it is not built, or has not these profiles or this PSF; auto takes torch then."
+            )
         self.engine: Engine = "kernel" if self.kernel else "torch"
 
     def to(self, dtype: torch.dtype) -> Likelihood:

@@ -27,7 +27,7 @@ class Lenstronomy:
         }
         sky = ["UNIFORM"] if scene.sky else []
         self.image_likelihood = ImageLikelihood(
-            [self._band(data, b, supersampling) for b in range(len(data.image))],
+            [band_settings(data, b, supersampling) for b in range(len(data.image))],
             "multi-linear",
             {
                 "lens_model_list": [c.profile for c in scene.lens],
@@ -62,27 +62,29 @@ class Lenstronomy:
         value, _ = self.image_likelihood.logL(**self.kwargs(vector), kwargs_ps=[])
         return float(value)
 
-    def _band(self, data: Imaging, b: int, supersampling: int) -> list[dict[str, Any]]:
-        height, width = data.shape
-        scale = data.pixel_scale
-        pixels: dict[str, Any] = {
-            "image_data": np.where(data.mask[b], data.image[b], 0).astype(float),
-            "ra_at_xy_0": -(width - 1) / 2 * scale,
-            "dec_at_xy_0": -(height - 1) / 2 * scale,
-            "transform_pix2angle": np.eye(2) * scale,
-        }
-        if data.exposure_time is not None and data.background_rms is not None:
-            pixels["background_rms"] = float(data.background_rms[b])
-            pixels["exposure_time"] = float(data.exposure_time[b])
-        elif data.sigma is not None:
-            pixels["noise_map"] = np.where(data.mask[b], data.sigma[b], 1).astype(float)
-        if data.psf_fwhm is not None:
-            psf = {"psf_type": "GAUSSIAN", "fwhm": float(data.psf_fwhm[b]), "pixel_size": scale, "truncation": 4}
-        elif data.psf is not None:
-            psf = {"psf_type": "PIXEL", "kernel_point_source": data.psf[b].astype(float)}
-        return [pixels, psf, {"supersampling_factor": supersampling, "supersampling_convolution": False}]
-
 
 def _bands_of(component: Component) -> list[int] | list[None]:
     """The bands that have a copy of their own; [None] where all share one."""
     return list(range(len(component.per_band))) if component.per_band else [None]
+
+
+def band_settings(data: Imaging, b: int, supersampling: int) -> list[dict[str, Any]]:
+    """lenstronomy's description of band `b`: data, PSF, numerics."""
+    height, width = data.shape
+    scale = data.pixel_scale
+    pixels: dict[str, Any] = {
+        "image_data": np.where(data.mask[b], data.image[b], 0).astype(float),
+        "ra_at_xy_0": -(width - 1) / 2 * scale,
+        "dec_at_xy_0": -(height - 1) / 2 * scale,
+        "transform_pix2angle": np.eye(2) * scale,
+    }
+    if data.exposure_time is not None and data.background_rms is not None:
+        pixels["background_rms"] = float(data.background_rms[b])
+        pixels["exposure_time"] = float(data.exposure_time[b])
+    elif data.sigma is not None:
+        pixels["noise_map"] = np.where(data.mask[b], data.sigma[b], 1).astype(float)
+    if data.psf_fwhm is not None:
+        psf = {"psf_type": "GAUSSIAN", "fwhm": float(data.psf_fwhm[b]), "pixel_size": scale, "truncation": 4}
+    elif data.psf is not None:
+        psf = {"psf_type": "PIXEL", "kernel_point_source": data.psf[b].astype(float)}
+    return [pixels, psf, {"supersampling_factor": supersampling, "supersampling_convolution": False}]

@@ -17,7 +17,7 @@ FAILING = frozenset({Reason.LENSTRONOMY_DISAGREES, Reason.ARC_TOO_FAINT})
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the verdict looks at.
+    """What the verdict looks at. A number that is NaN is not known and no reason.
 
     Attributes
     ----------
@@ -62,17 +62,17 @@ def judge(seen: Evidence, limits: VerdictConfig) -> Verdict:
     spread = float(np.ptp(seen.near_best) / seen.theta_E)
     unless(not seen.at_bound, Reason.PARAMETER_AT_BOUND, f"({', '.join(seen.at_bound)})")
     unless(
-        seen.magnification >= limits.magnification,
+        not seen.magnification < limits.magnification,
         Reason.LOW_MAGNIFICATION,
         f"(magnification {seen.magnification:.2f}, wanted {limits.magnification:g})",
     )
     unless(
-        seen.source_radius <= limits.source_radius * seen.theta_E,
+        not seen.source_radius > limits.source_radius * seen.theta_E,
         Reason.SOURCE_TOO_LARGE,
         f"(half-light radius {seen.source_radius:.2f} arcsec, Einstein radius {seen.theta_E:.2f} arcsec)",
     )
     unless(
-        spread <= limits.start_spread,
+        not spread > limits.start_spread,
         Reason.STARTS_DISAGREE,
         f"(from {seen.near_best.min():.2f} to {seen.near_best.max():.2f} arcsec)",
     )

@@ -111,7 +111,9 @@ def sheet_figure(
 def _header(figure: Figure, fit: Mapping[str, Any], bands: Sequence[str], ra: float, dec: float) -> None:
     figure.text(0.025, 0.957, fit["id"], fontsize=18, weight="bold", color=style.INK, va="center")
     facts = [f"RA {ra:.5f}°   Dec {dec:+.5f}°" if np.isfinite(ra + dec) else "position unknown"]
-    ((_, median, minus, plus, _),) = text.rows({"theta_E": fit["parameters"]["theta_E"]})
+    ((_, median, minus, plus, _),) = text.rows(
+        {"theta_E": fit["parameters"].get("theta_E") or fit["derived"]["theta_E_effective"]}
+    )
     facts.append(rf"$\theta_\mathrm{{E}} = {median}^{{+{plus}}}_{{-{minus}}}$ arcsec")
     figure.text(0.025, 0.915, "      ".join(facts), fontsize=10.5, color=style.INK, va="center")
     figure.text(
