@@ -27,10 +27,8 @@ def _known(role: str, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     for name in names or ():
         if name not in own and name not in (theirs := _theirs(role)):
             close = difflib.get_close_matches(name, [*own, *theirs], n=1, cutoff=0.5)
-            raise ValueError(
-                f"no profile {name!r}{f'; did you mean {close[0]!r}?' if close else ''} lenspipe has {', '.join(own)}; "
-                "lenstronomy's others run in its own engine"
-            )
+            known = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(own)}, and all of lenstronomy's"
+            raise ValueError(f"no profile {name!r}; {known}")
     return names
 
 

@@ -27,7 +27,7 @@ from lenspipe.infer.fit import FINER, Fit, Images, at_bound, mass_light, overlap
 from lenspipe.infer.foreign import Foreign, build
 from lenspipe.infer.prepare import Prepared, default_window, prepare, seeing
 from lenspipe.infer.priors import Priors
-from lenspipe.infer.recipe import as_given, first_box
+from lenspipe.infer.recipe import BALL, as_given, first_box
 from lenspipe.infer.reference import band_settings
 from lenspipe.infer.sample import Chains, meets_rule
 from lenspipe.infer.verdict import Evidence, judge
@@ -37,8 +37,6 @@ Floats = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
 _IMPOSSIBLE = -1e18
-_BALL = 0.1
-"""Walkers set out this share of the swarm's first half-width from its best place."""
 _PLANE = 240
 """Pixels on a side of the grid on which unlensed flux is summed, 32 source sizes wide."""
 _DRAWS = 60
@@ -170,7 +168,7 @@ class _Machine:
 
     def walk(self, begin: Floats, walkers: int, burn: int, steps: int) -> tuple[Floats, Floats]:
         """(steps x walkers, P) draws and their log posterior in sampled coordinates."""
-        settings = {"n_burn": burn, "n_run": steps, "n_walkers": walkers, "sigma_scale": _BALL, "progress": False}
+        settings = {"n_burn": burn, "n_run": steps, "n_walkers": walkers, "sigma_scale": BALL, "progress": False}
         ((_, samples, names, values),) = self._sequence(begin).fit_sequence([["emcee", settings]])
         flat = np.asarray(samples)[:, self.scene.columns(names)]
         return flat, np.asarray(values) + self._stretch(flat)

@@ -36,7 +36,7 @@ _INERTIA = (0.5, 1.0)
 """Between these, drawn anew for every step and coordinate, lies the share of its speed that a particle keeps."""
 _PART, _FITNESS, _NORM = 0.7, 1e-3, 1e-2
 """The swarm stops early where this part of it lies within so much of the best, in log posterior and in distance."""
-_BALL = 0.1
+BALL = 0.1
 """Walkers set out this share of the swarm's first half-width from its best place."""
 
 
@@ -78,7 +78,7 @@ def sample(likelihood: Likelihood, found: Found, config: FitConfig, seed: int, c
     """
     priors, recipe = found.objective.priors, config.recipe
     lower, upper = first_box(found.prepared, priors)
-    best, sigma = found.optima.u[0], _BALL * (upper - lower) / 2
+    best, sigma = found.optima.u[0], BALL * (upper - lower) / 2
     walkers = max(recipe.walkers, 2 * len(best))
     walkers += walkers % 2
 
