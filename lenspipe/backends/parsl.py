@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,6 +35,8 @@ from lenspipe.stage import Task
 
 WORKER_LOSSES = 5
 """Workers or nodes that may be lost under one task before it counts as the task's own fault."""
+KEPT_LOGS = 5
+"""Folders with Parsl's own logs that a run folder keeps, one a start of the driver."""
 
 
 class Parsl:
@@ -60,13 +63,15 @@ def open_parsl(root: Path, registry: str, site: Site) -> Iterator[Parsl]:
     registry : module with ``get(name)``, importable by the workers.
     """
     root = root.resolve()
+    logs = root / STATE / "parsl"
+    _prune(logs)
     _make_findable()
     executors = site.workers()
     name = f"{job_name(root)}-{uuid.uuid4().hex[:8]}"
     batch = [executor for executor in executors.values() if executor.provider != "local"]
     config = parsl.Config(
         executors=[_executor(label, executor, site, name) for label, executor in executors.items()],
-        run_dir=str(root / STATE / "parsl"),
+        run_dir=str(logs),
         retries=WORKER_LOSSES,
         retry_handler=_cost,
         strategy="htex_auto_scale" if batch else "simple",
@@ -207,6 +212,13 @@ def _hand_on(done: Future[dict[str, Any]], future: Future[dict[str, Any]]) -> No
         future.set_result(died(Reason.TASK_CRASHED, f"{WORKER_LOSSES + 1} workers were lost over it: {error}"))
     else:
         future.set_exception(error)
+
+
+def _prune(logs: Path) -> None:
+    """Make room for the logs of another start."""
+    old = sorted(logs.glob("[0-9]*"), key=lambda path: path.stat().st_mtime)
+    for folder in old[: -(KEPT_LOGS - 1)]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_findable() -> None:

@@ -29,20 +29,20 @@ class Fingerprints:
     """path -> hash, remembered with the stamp under which it was taken."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._known: dict[str, tuple[tuple[int, int], str]] = {}
 
     def learn(self, path: Path, record: dict[str, Any]) -> None:
         """What `record` said of `path` once; more keys than its own are let pass."""
-        self._known[path] = ((record["size"], record["mtime_ns"]), record["hash"])
+        self._known[str(path)] = ((record["size"], record["mtime_ns"]), record["hash"])
 
     def record(self, path: Path) -> dict[str, Any] | None:
         """``hash size mtime_ns`` as they are now, None if there is nothing."""
         now = stamp(path)
         if now is None:
             return None
-        known = self._known.get(path)
+        known = self._known.get(str(path))
         if known is None or known[0] != now:
-            known = self._known[path] = (now, content_hash(path))
+            known = self._known[str(path)] = (now, content_hash(path))
         return {"hash": known[1], "size": now[0], "mtime_ns": now[1]}
 
     def of(self, path: Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,34 @@ from lenspipe.run.receipt import lean
 
 Unit = tuple[str, str, str]
 """(corridor, stage, key)."""
+
+
+class Entries(Mapping[Unit, dict[str, Any]]):
+    """Unit -> its latest receipt, in short.
+
+    Those of keys are held as text, since 10^5 dictionaries fill half a gigabyte; that of a stage that runs once is
+    asked for each of its members.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[Unit, bytes | dict[str, Any]] = {}
+
+    def put(self, unit: Unit, line: dict[str, Any], text: bytes) -> None:
+        self._lines[unit] = text if unit[2] else line
+
+    def __getitem__(self, unit: Unit) -> dict[str, Any]:
+        held = self._lines[unit]
+        entry: dict[str, Any] = held if isinstance(held, dict) else json.loads(held)
+        return entry
+
+    def __iter__(self) -> Iterator[Unit]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __contains__(self, unit: object) -> bool:
+        return unit in self._lines
 
 
 class Ledger:
@@ -30,7 +58,7 @@ class Ledger:
     def __init__(self, root: Path):
         self.root = root
         self.path = root / LEDGER
-        self.entries: dict[Unit, dict[str, Any]] = {}
+        self.entries = Entries()
         self.stages: list[tuple[str, str]] = []
         self.planned: dict[tuple[str, str], list[str]] = {}
         self.started: dict[Unit, dict[str, Any]] = {}
@@ -61,16 +89,18 @@ class Ledger:
         now = datetime.now(UTC)
         line = {"event": event, "time": now.timestamp(), **data}
         self._mend()
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n")
-        self._apply(line)
+        text = _compact(line)
+        with self.path.open("ab") as stream:
+            stream.write(text + b"\n")
+        self._apply(line, text)
 
-    def _apply(self, line: dict[str, Any]) -> None:
+    def _apply(self, line: dict[str, Any], text: bytes) -> None:
+        """`text` is the `line` as it is written."""
         where = (line.get("corridor", ""), line.get("stage", ""))
         match line["event"]:
             case "unit":
                 unit = (*where, line["key"])
-                self.entries[unit] = line
+                self.entries.put(unit, line, text)
                 self.started.pop(unit, None)
             case "start":
                 self.started.update({(*where, key): line for key in line["keys"]})
@@ -83,19 +113,21 @@ class Ledger:
     def _read(self) -> None:
         if not self.path.exists():
             for receipt in _receipts(self.root):
-                self._apply({"event": "unit", **lean(receipt)})
+                entry = {"event": "unit", **lean(receipt)}
+                self._apply(entry, _compact(entry))
             if self.entries:
                 self.notices.append(f"{LEDGER} is missing: rebuilt from {len(self.entries)} receipts.")
             return
-        lines = self.path.read_bytes().split(b"\n")
-        for number, text in enumerate(lines, 1):
-            if not text:
-                continue
-            try:
-                self._apply(json.loads(text))
-            except (ValueError, KeyError, TypeError):
-                what = "cut short" if number == len(lines) else "not readable"
-                self.notices.append(f"{LEDGER}, line {number}: {what}, ignored.")
+        with self.path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                text = line.rstrip(b"\n")
+                if not text:
+                    continue
+                try:
+                    self._apply(json.loads(text), text)
+                except (ValueError, KeyError, TypeError):
+                    what = "not readable" if line.endswith(b"\n") else "cut short"
+                    self.notices.append(f"{LEDGER}, line {number}: {what}, ignored.")
 
     _mended = False
 
@@ -106,12 +138,17 @@ class Ledger:
         self._mended = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
-            rebuilt = [json.dumps({"event": "unit", **entry}, separators=(",", ":")) for entry in self.entries.values()]
-            self.path.write_text("".join(f"{line}\n" for line in rebuilt), encoding="utf-8")
+            self.path.write_bytes(b"".join(_compact(entry) + b"\n" for entry in self.entries.values()))
             return
         with self.path.open("r+b") as stream:
-            data = stream.read()
-            stream.truncate(data.rfind(b"\n") + 1)
+            whole = 0
+            for line in stream:
+                whole += len(line) if line.endswith(b"\n") else 0
+            stream.truncate(whole)
+
+
+def _compact(line: dict[str, Any]) -> bytes:
+    return json.dumps(line, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _receipts(root: Path) -> Iterator[dict[str, Any]]:

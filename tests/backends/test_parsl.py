@@ -120,3 +120,15 @@ def test_terminated_driver_cleans_up(run):
     assert driver.wait(30) == 143
     assert not (run.root / ".lenspipe/lock").exists()
     until(lambda: not run.left(), 15)
+
+
+@pytest.mark.parametrize("starts", [2, 8])
+def test_only_the_newest_of_parsls_logs_stay(tmp_path, starts):
+    from lenspipe.backends.parsl import KEPT_LOGS, _prune
+
+    names = [f"{number:03d}" for number in range(starts)]
+    for number, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (number, number))
+    _prune(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[-KEPT_LOGS + 1 :]
