@@ -169,6 +169,34 @@ def status(
 
 
 @app.command()
+def doctor(
+    site: Annotated[str | None, typer.Option(help="Site file or name: try its workers too.")] = None,
+    site_sets: _SiteSet = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder in which runs shall lie.", exists=True, file_okay=False)
+    ] = Path(),
+    minutes: Annotated[float, typer.Option(help="How long to wait for a worker in the queue.", min=0)] = 15,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look for what stands in the way of a run, here and, by a real task, on the workers of a site.
+
+    Exit codes: 0 nothing does (warnings aside); 1 something does, and the line below it says what to do.
+    """
+    from dataclasses import asdict
+
+    from lenspipe.backends.doctor import here, show, there
+    from lenspipe.backends.site import load_site
+
+    where = load_site(site, stages.NAMES, site_sets or []) if site else None
+    if where:
+        os.environ.update(where.environment)
+    checks = here(out) + (there(where, out, minutes) if where else [])
+    failed = any(check.level == "fail" for check in checks)
+    print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}) if as_json else show(checks))
+    raise typer.Exit(int(failed))
+
+
+@app.command()
 def task(
     file: Annotated[Path, typer.Argument(help="A task as JSON.", exists=True, dir_okay=False)],
     root: Annotated[Path, typer.Option(help="The run folder that its paths are relative to.")],

@@ -1,0 +1,97 @@
+"""The doctor: this machine and its workers for real, and what it makes of machines that are worse off."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lenspipe.backends.doctor import compare, examine, show, there
+from lenspipe.backends.probe import facts
+from lenspipe.backends.site import Site
+from lenspipe.cli import app
+
+ROOMY = {"memory_gb": 64.0, "disk_gb": 500.0, "cores": 4, "cores_allowed": None}
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    return {**facts(tmp_path_factory.mktemp("facts")), **ROOMY}
+
+
+def problems(checks):
+    return {check.name: check.level for check in checks if check.level != "ok"}
+
+
+def test_every_worker_of_the_local_site_does_a_real_task_and_agrees(tmp_path):
+    checks = there(Site(name="test", cores=1, gpus=()), tmp_path, minutes=2)
+    assert {check.where for check in checks} == {"local"}
+    assert not [check for check in checks if check.level == "fail"], show(checks)
+    (worker,) = [check for check in checks if check.name == "worker"]
+    assert "over loopback" in worker.found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gpus_that_are_not_there_are_said(tmp_path):
+    site = Site(name="test", executors={"gpu": {"accelerators": ["0"], "cores_per_node": 1}}, backend="inline")
+    checks = {check.name: check for check in there(site, tmp_path, minutes=1)}
+    if checks["gpus"].found != "none":
+        pytest.skip("this machine has a GPU")
+    assert checks["accelerators"].level == "fail"
+    assert "`accelerators`" in checks["accelerators"].todo
+
+
+def test_without_patience_no_worker_answers_and_the_logs_stay(tmp_path):
+    checks = there(Site(name="test", cores=1, gpus=()), tmp_path, minutes=0)
+    failed, logs = (next(check for check in checks if check.name == name) for name in ("worker", "logs"))
+    assert (failed.level, failed.found) == ("fail", "no answer within 0.0 min")
+    assert Path(logs.found).is_dir()
+
+
+def test_site_that_cannot_start_is_one_failed_check(tmp_path):
+    executor = {"provider": "slurm", "cores_per_node": 1}
+    site = Site(name="test", interface="nowhere0", executors={"cpu": executor})
+    (start, _) = there(site, tmp_path, minutes=1)
+    assert (start.name, start.level) == ("start", "fail")
+    assert "no interface 'nowhere0'" in start.found
+
+
+@pytest.mark.parametrize(
+    ("worse", "name", "level"),
+    [
+        ({"kernel": [], "kernel_used": False}, "kernel", "warn"),
+        ({"kernel_used": False}, "kernel", "warn"),
+        ({"cores": 16, "cores_allowed": 2.0}, "cores", "warn"),
+        ({"memory_gb": 0.5}, "memory", "fail"),
+        ({"memory_gb": 3.0}, "memory", "warn"),
+        ({"disk_gb": 0.5}, "disk", "fail"),
+        ({"files_left": 0}, "disk", "fail"),
+        ({"folder_error": "PermissionError: link"}, "folder", "fail"),
+        ({"hdf5_error": "BlockingIOError: unable to lock file"}, "hdf5", "fail"),
+        ({"scratch_error": "OSError: Read-only file system"}, "scratch", "fail"),
+        ({"gpu_devices": 2, "gpus": [], "gpus_chosen": None, "torch_cuda": None}, "gpus", "warn"),
+        ({"versions": {"python": "3.11.7", "lenspipe": "0.1.0"}}, "versions", "fail"),
+    ],
+)
+def test_each_trouble_is_found_alone_and_says_what_to_do(healthy, worse, name, level):
+    sound = {"gpu_devices": 0, "gpus": [], "kernel": ["portable"], "kernel_used": True}
+    assert problems(examine("x", {**healthy, **sound})) == {}
+    checks = list(examine("x", {**healthy, **sound, **worse}))
+    assert problems(checks) == {name: level}
+    assert all(check.todo for check in checks if check.level != "ok")
+
+
+@pytest.mark.parametrize(
+    ("other", "level"), [("python", "fail"), ("lenspipe", "fail"), ("parsl", "fail"), ("torch", "warn")]
+)
+def test_other_versions_on_the_worker_are_found(healthy, other, level):
+    changed = {**healthy, "versions": {**healthy["versions"], other: "3.0.1"}}
+    assert problems(compare("x", healthy, changed)) == {"same versions": level}
+    assert problems(compare("x", healthy, healthy)) == {}
+
+
+def test_command(tmp_path):
+    done = CliRunner().invoke(app, ["doctor", "--out", str(tmp_path), "--json"])
+    found = json.loads(done.stdout)
+    assert (done.exit_code == 0) is found["ok"]
+    assert {"versions", "kernel", "hdf5", "disk"} <= {check["name"] for check in found["checks"]}
