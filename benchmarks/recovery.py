@@ -34,7 +34,6 @@ from threadpoolctl import threadpool_limits
 
 from lenspipe.errors import CandidateError
 from lenspipe.infer.config import FitConfig
-from lenspipe.infer.derived import magnification
 from lenspipe.infer.fit import Fit, fit
 from lenspipe.infer.likelihood import Imaging, Likelihood
 from lenspipe.infer.priors import Prior, Priors
@@ -94,9 +93,11 @@ WRONG_SIGMA, WRONG_SHARE = 3.0, 0.1
 
 @dataclass(frozen=True)
 class Truth:
-    """One drawn lens: parameters (P,), flux per pixel of source and lens light (2, B, H, W), what the telescope did."""
+    """One drawn lens: parameters (P,), unlensed fluxes (2, B) of source and lens light, their flux per pixel
+    (2, B, H, W), and what the telescope did."""
 
     vector: Floats
+    flux: Floats
     layers: Floats
     fwhm: Floats
     rms: Floats
@@ -138,7 +139,7 @@ def draw(rng: np.random.Generator, variant: str) -> Truth:
     unit = np.array([float(sersic_flux(*torch.as_tensor(vector[list(p.columns[:2])]))) for p in profiles])
     amplitudes = likelihood.pixel_area * flux / unit[:, None]
     layers = amplitudes[:, :, None, None] * response.numpy()
-    return Truth(vector, layers, fwhm, survey.sky_rms(), survey.effective_gain())
+    return Truth(vector, flux, layers, fwhm, survey.sky_rms(), survey.effective_gain())
 
 
 def power_law(vector: Floats, likelihood: Likelihood) -> torch.Tensor:
@@ -196,15 +197,13 @@ def one(job: tuple[str, int, int, bool]) -> dict[str, Any]:
     truth = draw(lens_rng, variant)
     cutout = observe(truth, noise_rng, variant)
     variance = truth.rms[:, None, None] ** 2 + truth.layers.sum(0) / truth.gain[:, None, None]
-    survey = Survey()
-    shape = (survey.n_pixels, survey.n_pixels)
     line: dict[str, Any] = {
         "variant": variant,
         "index": index,
         "seed": seed,
         "masks": masked,
         "arc_snr": float(np.sqrt((truth.layers[0] ** 2 / variance).sum())),
-        "magnification": float(magnification(SCENE, truth.vector[None], shape, survey.pixel_scale)[0]),
+        "magnification": float(truth.layers[0].sum() / truth.flux[0].sum()),
         "truth": dict(zip(SCENE.names, truth.vector.tolist())),
     }
     begun = time.process_time()

@@ -191,7 +191,7 @@ def _fit(
         posterior=posterior,
         chains=chains,
         images=images,
-        derived=_derived(exact, samples, cutout, config, redshifts, seed),
+        derived=_derived(quick, samples, cutout, config, redshifts, seed),
         verdict=judge(
             Evidence(
                 at_bound=at_bound(best, priors),
