@@ -51,6 +51,10 @@ class Ensembles:
         self._weights = np.array([[weight for _, weight in pairs] for pairs in weighted])
         self._u: list[Floats] = []
         self._values: list[Floats] = []
+        # Where the walkers are, (C, K, P), what log_prob is there, (C, K), and a generator for each ensemble.
+        self._here: Floats
+        self._here_values: Floats
+        self._random: list[np.random.RandomState]
         kept = checkpoint.load("chains")
         if kept:
             self._restore(kept)
