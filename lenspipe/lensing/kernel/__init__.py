@@ -27,7 +27,11 @@ MAX_LAYERS = 8
 """Light components and sky that the kernel holds."""
 MAX_KERNEL = 31
 """Pixels across a PSF kernel; beyond that a Fourier transform is faster."""
-_PROFILES = {"SIE": 0, "SHEAR": 1}
+_ABI = 1
+"""``kAbi`` of kernel.h: a library with another one was built from other sources than these, and is not called."""
+_MASS = {"SIE": 0, "SHEAR": 1, "NIE": 2, "SIS": 3, "EPL": 4, "CONVERGENCE": 5}
+_LIGHT = {"SERSIC_ELLIPSE": 0, "SERSIC": 1, "GAUSSIAN_ELLIPSE": 2}
+"""The numbers of evaluate.h."""
 
 _log = logging.getLogger(__name__)
 _int, _pointer = ctypes.c_int, ctypes.c_void_p
@@ -60,8 +64,8 @@ def available() -> bool:
 
 def supports(scene: Scene, blur: Blur) -> bool:
     """Whether the kernel knows every profile of `scene` and convolves with this PSF faster than torch."""
-    profiles = {c.profile for c in (*scene.source, *scene.lens_light)}
-    known = not scene.bands and {c.profile for c in scene.lens} <= _PROFILES.keys() and profiles <= {"SERSIC_ELLIPSE"}
+    known = all(c.profile in _MASS for c in scene.lens) and not scene.bands
+    known &= all(c.profile in _LIGHT for c in (*scene.source, *scene.lens_light))
     layers = len(scene.amplitudes)
     size = (1, 1) if isinstance(blur, GaussianBlur) else blur.kernels.shape[1:]
     fits = scene.sky < layers <= MAX_LAYERS and all(n % 2 and n <= MAX_KERNEL for n in size)
@@ -128,7 +132,7 @@ class Kernel:
             arrays |= {"rows": operators[0][:, box[0], box[0]], "cols": operators[1][:, box[1], box[1]]}
         components = (*scene.lens, *scene.source, *scene.lens_light)
         held = {name: np.ascontiguousarray(a, dtype=np.float64) for name, a in arrays.items() if a is not None}
-        held["profiles"] = np.array([_PROFILES[c.profile] for c in scene.lens], dtype=np.intc)
+        held["profiles"] = np.array([(_MASS | _LIGHT)[c.profile] for c in components], dtype=np.intc)
         held["columns"] = np.array([i for c in components for i in c.columns], dtype=np.intc)
         height, width = held["mask"].shape[1:]
         kernel_height, kernel_width = held["kernels"].shape[1:] if "kernels" in held else (0, 0)
@@ -228,9 +232,21 @@ def _library() -> ctypes.CDLL | None:
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_kernel{suffix}")
         if path.exists():
-            return _declared(ctypes.CDLL(str(path)))
+            library = ctypes.CDLL(str(path))
+            if _speaks(library):
+                return _declared(library)
+            _log.warning("%s was built from other sources than this version's: running on torch (build it again)", path)
+            return None
     _log.warning("the compiled likelihood kernel was not built (no C++ compiler at installation?): running on torch")
     return None
+
+
+def _speaks(library: ctypes.CDLL) -> bool:
+    """Whether the library's structures are the ones of this file; one from before it could say so has others."""
+    if not hasattr(library, "lenspipe_speaks"):
+        return False
+    library.lenspipe_speaks.argtypes = [_int, ctypes.c_long]
+    return bool(library.lenspipe_speaks(_ABI, ctypes.sizeof(_Spec)))
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:

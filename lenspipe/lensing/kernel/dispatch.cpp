@@ -30,6 +30,9 @@ const Functions* find(const char* name) {
 
 extern "C" {
 
+// Whether the Python side was written for this library.
+int lenspipe_speaks(int abi, long spec_bytes) { return abi == lenspipe::kAbi && spec_bytes == long(sizeof(lenspipe::Spec)); }
+
 int lenspipe_supports(const char* name) { return find(name) != nullptr; }
 
 void* lenspipe_create(const char* name, const lenspipe::Spec* spec) {

@@ -16,7 +16,10 @@ namespace {
 using lenspipe::Spec;
 constexpr int kBlock = 8;    // rows summed in T before they join a double
 constexpr int kChunk = 48;   // vectors of pixels that go through the profiles together: they stay in the L1 cache
-enum Profile { kSie, kShear };
+// The numbers of kernel/__init__.py, and how many parameters each has.
+enum Mass { kSie, kShear, kNie, kSis, kEpl, kConvergence };
+enum Light { kSersicEllipse, kSersic, kGaussianEllipse };
+constexpr int kMassParameters[] = {5, 2, 6, 3, 6, 1}, kLightParameters[] = {6, 4, 5};
 
 // Zeroed, aligned memory that lives as long as its owner.
 class Arena {
@@ -52,10 +55,11 @@ class Problem {
   explicit Problem(const Spec& s)
       : s_(s), H_(s.height), W_(s.width), count_((s.width + L - 1) / L), stride_(count_ * L), size_(long(H_) * stride_),
         layers_(s.sources + s.lights), total_(layers_ + (s.sky != nullptr)) {
-    s_.profiles = arena_.copy(s.profiles, s.lenses);
+    s_.profiles = arena_.copy(s.profiles, s.lenses + layers_);
     int parameters = 0;
-    for (int i = 0; i < s.lenses; i++) parameters += s.profiles[i] == kSie ? 5 : 2;
-    s_.columns = arena_.copy(s.columns, parameters + 6 * layers_);
+    for (int i = 0; i < s.lenses + layers_; i++)
+      parameters += (i < s.lenses ? kMassParameters : kLightParameters)[s.profiles[i]];
+    s_.columns = arena_.copy(s.columns, parameters);
     const int f = s.supersampling;
     // x sorted by subpixel, so that the lanes of a vector are neighbouring pixels.
     x_ = arena_.array<T>(long(f) * stride_), y_ = arena_.array<T>(long(H_) * f);
@@ -227,12 +231,18 @@ class Problem {
         const int* c = s_.columns;
         for (int i = 0; i < s_.lenses; i++) {
           deflect(s_.profiles[i], p, c, n, gx, gy, bx, by);
-          c += s_.profiles[i] == kSie ? 5 : 2;
+          c += kMassParameters[s_.profiles[i]];
         }
-        for (int l = 0; l < layers_; l++, c += 6) {
-          const bool lensed = l < s_.sources;
+        for (int l = 0; l < layers_; l++) {
+          const int profile = s_.profiles[s_.lenses + l];
+          const T *u = l < s_.sources ? bx : gx, *v = l < s_.sources ? by : gy;
           T* out = image_of_[l] + start * L;
-          shine(Sersic<T>(p, c), n, lensed ? bx : gx, lensed ? by : gy, out, f > 1, sub > 0, share, bad);
+          if (profile == kSersicEllipse)
+            shine(Sersic<T>(p[c[0]], p[c[1]], p[c[2]], p[c[3]], p[c[4]], p[c[5]]), n, u, v, out, f > 1, sub > 0, share, bad);
+          else if (profile == kSersic)
+            shine(Sersic<T>(p[c[0]], p[c[1]], 0, 0, p[c[2]], p[c[3]]), n, u, v, out, f > 1, sub > 0, share, bad);
+          else shine(Gaussian2d<T>(p, c), n, u, v, out, f > 1, sub > 0, share, bad);
+          c += kLightParameters[profile];
         }
       }
     }
@@ -243,31 +253,50 @@ class Problem {
   }
 
   static void deflect(int profile, const double* p, const int* c, int n, const T* x, const T* y, T* bx, T* by) {
-    if (profile == kSie) {
-      const Sie<T> sie(p, c);
-      for (int v = 0; v < n * L; v += L) {
-        Vec<T> u = load(bx + v), w = load(by + v);
-        sie.subtract(load(x + v), load(y + v), u, w);
-        store(bx + v, u), store(by + v, w);
+    switch (profile) {
+      case kSie: return bend(Sie<T>(p[c[0]], p[c[1]], p[c[2]], 0, p[c[3]], p[c[4]]), n, x, y, bx, by);
+      case kNie: return bend(Sie<T>(p[c[0]], p[c[1]], p[c[2]], p[c[3]], p[c[4]], p[c[5]]), n, x, y, bx, by);
+      case kSis: return bend(Sis<T>(p, c), n, x, y, bx, by);
+      case kEpl: {
+        const Epl<T> epl(p, c);
+        constexpr int N = 4;
+        int v = 0;
+        for (; v + N <= n; v += N) epl.template subtract<N>(x + v * L, y + v * L, bx + v * L, by + v * L);
+        for (; v < n; v++) epl.template subtract<1>(x + v * L, y + v * L, bx + v * L, by + v * L);
+        return;
       }
-      return;
-    }
-    const T g1 = T(p[c[0]]), g2 = T(p[c[1]]);
-    for (int v = 0; v < n * L; v += L) {
-      const Vec<T> u = load(x + v), w = load(y + v);
-      store(bx + v, load(bx + v) - (g1 * u + g2 * w));
-      store(by + v, load(by + v) - (g2 * u - g1 * w));
+      // (a, b; b, d) (x, y)
+      case kShear: return stretch(T(p[c[0]]), T(p[c[1]]), T(-p[c[0]]), n, x, y, bx, by);
+      case kConvergence: return stretch(T(p[c[0]]), T(0), T(p[c[0]]), n, x, y, bx, by);
     }
   }
 
-  static void shine(const Sersic<T>& sersic, int n, const T* x, const T* y, T* out, bool mean, bool add, T share,
+  template <class Profile>
+  static void bend(const Profile& mass, int n, const T* x, const T* y, T* bx, T* by) {
+    for (int v = 0; v < n * L; v += L) {
+      Vec<T> u = load(bx + v), w = load(by + v);
+      mass.subtract(load(x + v), load(y + v), u, w);
+      store(bx + v, u), store(by + v, w);
+    }
+  }
+
+  static void stretch(T a, T b, T d, int n, const T* x, const T* y, T* bx, T* by) {
+    for (int v = 0; v < n * L; v += L) {
+      const Vec<T> u = load(x + v), w = load(y + v);
+      store(bx + v, load(bx + v) - (a * u + b * w));
+      store(by + v, load(by + v) - (b * u + d * w));
+    }
+  }
+
+  template <class Profile>
+  static void shine(const Profile& light, int n, const T* x, const T* y, T* out, bool mean, bool add, T share,
                     Vec<T>& bad) {
     if (!mean) {
-      for (int v = 0; v < n * L; v += L) store(out + v, sersic.brightness(load(x + v), load(y + v), bad));
+      for (int v = 0; v < n * L; v += L) store(out + v, light.brightness(load(x + v), load(y + v), bad));
       return;
     }
     for (int v = 0; v < n * L; v += L) {
-      const Vec<T> value = share * sersic.brightness(load(x + v), load(y + v), bad);
+      const Vec<T> value = share * light.brightness(load(x + v), load(y + v), bad);
       store(out + v, add ? load(out + v) + value : value);
     }
   }

@@ -5,6 +5,8 @@
 namespace lenspipe {
 
 constexpr int kMaxLayers = 8;
+// To be raised, here and in kernel/__init__.py, with every change of Spec, of its meaning or of the functions.
+constexpr int kAbi = 1;
 
 // One candidate's data and scene. Lengths: B bands, H W pixels, s subpixels per pixel and axis.
 // The Python side (kernel/__init__.py) holds the same struct: keep the order.
@@ -14,7 +16,7 @@ struct Spec {
   int lenses, sources, lights, parameters;
   int kernel_height, kernel_width;  // 0: Gaussian
   int marginalise;
-  const int* profiles;  // (lenses,): 0 SIE, 1 SHEAR
+  const int* profiles;  // of each deflector, source and lens light: the numbers of evaluate.h
   const int* columns;   // columns of each component's parameters, component after component
   const double *x, *y;  // (W s,), (H s,) arcsec
   const double *image, *weight, *weighted, *mask;  // (B, H, W)
