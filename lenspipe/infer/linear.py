@@ -19,7 +19,9 @@ def solve(M: Tensor, R: Tensor) -> Tensor:
     M, R = M.double(), R.double()
     regular = _well_conditioned(M)
     safe = torch.where(regular[..., None, None], M, torch.eye(M.shape[-1], dtype=M.dtype, device=M.device))
-    return torch.where(regular[..., None], torch.linalg.solve(safe, R), torch.zeros_like(R))
+    # A pivot may vanish all the same where M spans the range of the type: no error, but no amplitudes either.
+    found, failure = torch.linalg.solve_ex(safe, R)
+    return torch.where((regular & (failure == 0))[..., None], found, torch.zeros_like(R))
 
 
 def solve_non_negative(M: Tensor, R: Tensor, positive: int) -> Tensor:
@@ -63,7 +65,7 @@ def _well_conditioned(M: Tensor) -> Tensor:
     # largest <= trace and smallest >= det / (trace / (n-1))^(n-1), so condition <= trace^n / (det (n-1)^(n-1)).
     bound = trace**count / (determinant.clamp(min=0) * max(count - 1, 1) ** (count - 1))
     regular = (determinant > 0) & (bound < _MAX_CONDITION)
-    unsure = ~regular & torch.isfinite(trace) & (trace > 0)
+    unsure = ~regular & torch.isfinite(M).all(-1).all(-1) & torch.isfinite(trace) & (trace > 0)
     if bool(unsure.any()):
         values = torch.linalg.svdvals(M[unsure])
         regular[unsure] = values[..., 0] < _MAX_CONDITION * values[..., -1]

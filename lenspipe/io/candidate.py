@@ -220,6 +220,7 @@ def _raw(name: str, where: str, planes: _Planes, survey: SurveyFacts) -> Raw:
         bad=_merge(planes.bad, "mask", where),
         psf=planes.psf,
         psf_fwhm=survey.per_band("psf_fwhm", bands),
+        psf_beta=survey.per_band("psf_beta", bands),
         background_rms=survey.per_band("background_rms", bands),
         exposure_time=survey.per_band("exposure_time", bands),
         zero_point=zero_point,

@@ -204,6 +204,7 @@ class Reader:
                     ra=columns.number("RA", row),
                     dec=columns.number("DEC", row),
                     psf_fwhm=columns.fwhm[row],
+                    psf_beta=self.survey.per_band("psf_beta", bands),
                     background_rms=columns.background_rms[row],
                     exposure_time=columns.exposure_time[row],
                     notes=notes + more + columns.notes,

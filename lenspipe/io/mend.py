@@ -33,7 +33,8 @@ class Raw:
     where : names file and row in messages.
     image : (B, H, W). noise, bad : (H, W) or (B, H, W); `bad` is True where a pixel must not be used.
     psf : one (h, w) image per band.
-    psf_fwhm : (B,) arcsec, used where `psf` is empty. background_rms, exposure_time : (B,), used without `noise`.
+    psf_fwhm : (B,) arcsec, used where `psf` is empty: of a Gaussian, or of a Moffat where `psf_beta` (B,) is known.
+    background_rms, exposure_time : (B,), used without `noise`.
     zero_point, cd, ra, dec, unit, pixel_scale : as in `Cutout`.
     """
 
@@ -47,6 +48,7 @@ class Raw:
     bad: NDArray[Any] | None = None
     psf: list[NDArray[Any]] = field(default_factory=list)
     psf_fwhm: NDArray[np.float64] = field(default_factory=_unknown)
+    psf_beta: NDArray[np.float64] = field(default_factory=_unknown)
     background_rms: NDArray[np.float64] = field(default_factory=_unknown)
     exposure_time: NDArray[np.float64] = field(default_factory=_unknown)
     zero_point: NDArray[np.float64] = field(default_factory=_unknown)
@@ -196,6 +198,21 @@ def gaussian(fwhm: float, largest: int) -> NDArray[np.float64]:
     return np.asarray(kernel / kernel.sum())
 
 
+def moffat(fwhm: float, beta: float, largest: int) -> NDArray[np.float64]:
+    """Moffat (1969) PSF (1 + (r / alpha)^2)^-beta of `fwhm` pixels, sampled at pixel centres; sums to 1.
+
+    It reaches out to the radius that holds 99.5 % of the flux, at most `largest` on a side. As with `gaussian`, fwhm
+    is that of the effective PSF, the pixel included, so that its value at the centre of a pixel is the pixel's.
+    """
+    alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+    # The flux beyond r is the fraction (1 + (r / alpha)^2)^(1 - beta).
+    reach = alpha * np.sqrt(0.005 ** (1 / (1 - beta)) - 1)
+    radius = int(min(max(np.ceil(reach), 1), (largest - 1) // 2))
+    squared = np.arange(-radius, radius + 1) ** 2
+    kernel = (1 + (squared[:, None] + squared) / alpha**2) ** -beta
+    return np.asarray(kernel / kernel.sum())
+
+
 def pad_to(psf: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
     """Odd `psf` (..., h, w) in the middle of zeros of odd `shape`."""
     rows, columns = ((new - old) // 2 for new, old in zip(shape, psf.shape[-2:]))
@@ -237,9 +254,9 @@ def _psfs(raw: Raw, shape: tuple[int, ...], notes: list[str]) -> tuple[NDArray[n
         images = [_mend_psf(p, band, shape, raw.where, notes) for p, band in zip(raw.psf, raw.bands)]
         images *= n_bands // len(images)
     else:
-        fwhm = _per_band(raw.psf_fwhm, n_bands)
+        fwhm, betas = _per_band(raw.psf_fwhm, n_bands), _per_band(raw.psf_beta, n_bands)
         images = []
-        for band, arcsec in zip(raw.bands, fwhm):
+        for b, (band, arcsec, beta) in enumerate(zip(raw.bands, fwhm, betas)):
             if not (np.isfinite(arcsec) and arcsec > 0):
                 raise CandidateError(
                     Reason.PSF_MISSING, f"{raw.where}: band {band} has no PSF image and no FWHM (got {arcsec})."
@@ -250,7 +267,11 @@ def _psfs(raw: Raw, shape: tuple[int, ...], notes: list[str]) -> tuple[NDArray[n
                     Reason.PSF_TOO_LARGE,
                     f"{raw.where}: band {band} has a FWHM of {pixels:.1f} pixels in an image of {shape[0]}x{shape[1]}.",
                 )
-            images.append(gaussian(pixels, min(shape)))
+            if np.isfinite(beta):
+                images.append(moffat(pixels, beta, min(shape)))
+                fwhm[b] = np.nan  # an image is all that is known of a PSF that is no Gaussian
+            else:
+                images.append(gaussian(pixels, min(shape)))
     common = max(p.shape[0] for p in images), max(p.shape[1] for p in images)
     return np.stack([pad_to(p, common) for p in images]).astype(np.float32), fwhm
 

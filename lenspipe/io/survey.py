@@ -29,7 +29,11 @@ class SurveyFacts(Config):
     background_rms: PerBand = Field(
         None, description="noise of blank sky in the flux unit, sky subtracted; null: measured where no noise map comes"
     )
-    psf_fwhm: PerBand = Field(None, description="arcsec, of a Gaussian PSF; used where neither image nor column comes")
+    psf_fwhm: PerBand = Field(
+        None,
+        description="arcsec, of a Gaussian PSF (see psf_beta); used where neither image nor column comes",
+    )
+    psf_beta: PerBand = Field(None, description="exponent of a Moffat PSF, above 1; null: the PSF is a Gaussian")
     orientation: Literal["north-up-east-left", "wcs", "unknown"] = Field(
         "wcs",
         description="wcs: from the header, unknown where it has none; north-up-east-left: for images without a WCS; "
@@ -38,11 +42,14 @@ class SurveyFacts(Config):
 
     @model_validator(mode="after")
     def _bands_known(self) -> SurveyFacts:
-        for name in ("zero_point", "exposure_time", "background_rms", "psf_fwhm"):
+        for name in ("zero_point", "exposure_time", "background_rms", "psf_fwhm", "psf_beta"):
             value = getattr(self, name)
             strange = sorted(set(value) - set(self.bands)) if isinstance(value, dict) and self.bands else []
             if strange:
                 raise ValueError(f"{name} names the band {strange[0]!r}, which is not among bands {list(self.bands)}")
+        betas = self.psf_beta.values() if isinstance(self.psf_beta, dict) else [self.psf_beta]
+        if any(beta is not None and beta <= 1 for beta in betas):
+            raise ValueError("psf_beta must be above 1: a Moffat profile has no finite flux otherwise")
         return self
 
     def per_band(self, name: str, bands: tuple[str, ...]) -> NDArray[np.float64]:

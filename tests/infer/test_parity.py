@@ -223,6 +223,52 @@ def test_nothing_but_numbers_leaves(engine):
         assert torch.isfinite(likelihood.residuals(vectors)).all()
 
 
+EXTREMES = {
+    "theta_E": [0.0, 1e-8, 50.0, -1.0],
+    "e1": [0.0, 0.9, 0.99999, 1.0, 3.0],
+    "e2": [0.0, -0.9, -1.0],
+    "s_scale": [0.0, 1e-12, 1e3, -1.0],
+    "gamma": [1.0, 1.2, 2.8, 3.0, 5.0, -2.0],
+    "gamma1": [0.0, 1.0, -1.0],
+    "gamma2": [0.0, 1.0],
+    "kappa": [0.0, 1.0, -3.0],
+    "R_sersic": [0.0, 1e-12, 1e6, -1.0],
+    "n_sersic": [0.5, 8.0, 0.01, 0.0, 100.0, -1.0],
+    "sigma": [0.0, 1e-12, 1e-30, 1e6, -1.0],
+}
+ANYWHERE = [0.0, 1e-12, 1e4, 1e200, -1e300, float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("profile", "light"),
+    [
+        ("SIE", ["SERSIC_ELLIPSE", "SERSIC"]),
+        ("NIE", ["GAUSSIAN_ELLIPSE", "SERSIC_ELLIPSE"]),
+        ("SIS", ["SERSIC", "GAUSSIAN_ELLIPSE"]),
+        ("EPL", ["SERSIC_ELLIPSE", "GAUSSIAN_ELLIPSE"]),
+    ],
+)
+def test_no_vector_whatever_leads_to_nan(profile, light, dtype, engine):
+    """Random vectors in which one to all parameters are extreme or no numbers; the source often on the lens' centre."""
+    data = mock(2, (15, 15), "gaussian", "poisson", False)
+    scene = build([profile, "SHEAR", "CONVERGENCE"], light[:1], light[1:], sky=True)
+    lower, upper = bounds(scene)
+    rng = np.random.default_rng(9)
+    vectors = rng.uniform(lower, upper, size=(60, len(lower)))
+    vectors[::3, [i for i, n in enumerate(scene.names) if "center" in n]] = 0.0
+    for i, name in enumerate(scene.names):
+        values = next((v for k, v in EXTREMES.items() if name.endswith(k)), []) + ANYWHERE
+        chosen = rng.random(len(vectors)) < rng.choice([0.05, 0.3, 1.0], p=[0.7, 0.25, 0.05], size=len(vectors))
+        vectors[chosen, i] = rng.choice(values, size=chosen.sum())
+    likelihood = Likelihood(data, scene, dtype=dtype, engine=engine, marginalise=True)
+    rows = torch.as_tensor(vectors)
+    found = [likelihood(rows), *likelihood.parts(rows), likelihood.non_negative(rows), likelihood.residuals(rows)]
+    assert all(torch.isfinite(values).all() for values in found)
+    assert (found[1][torch.isnan(rows).any(1)] == IMPOSSIBLE).all()
+    assert (found[1] > IMPOSSIBLE).any()
+
+
 def test_non_negative_amplitudes_are_the_best_there_are(engine):
     data = mock(2, (45, 45), "gaussian", "map", True)
     scene = build(["SIE"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"], sky=True)

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+from lenstronomy.Util.kernel_util import kernel_moffat
 
-from lenspipe.errors import CandidateError, Reason
+from lenspipe.config import parse
+from lenspipe.errors import CandidateError, LenspipeError, Reason
 from lenspipe.infer.noise import sigma_map
-from lenspipe.io.mend import Raw, blank_edges, cutout, gaussian, odd, pad_to
+from lenspipe.io.mend import Raw, blank_edges, cutout, gaussian, moffat, odd, pad_to
+from lenspipe.io.survey import SurveyFacts
 
 
 def raw(**change):
@@ -122,6 +125,29 @@ def test_even_psf_keeps_its_centre_and_width(centre):
     assert (made * x).sum() / total == pytest.approx(0, abs=1e-3)
     assert (made * y).sum() / total == pytest.approx(0, abs=1e-3)
     assert np.sqrt((made * x**2).sum() / total) == pytest.approx(2.5, rel=5e-3)
+
+
+def test_moffat_is_lenstronomys_and_holds_the_wings():
+    psf = moffat(3.0, 2.5, 99)
+    theirs = kernel_moffat(len(psf), 0.2, 0.6, 2.5)
+    np.testing.assert_allclose(psf, theirs / theirs.sum(), rtol=1e-12)
+    wide = moffat(3.0, 2.5, 999)
+    assert np.array_equal(wide, psf) and psf.shape[0] % 2
+    everything = (1 + np.hypot(*np.mgrid[-400:401, -400:401]) ** 2 / (3 / (2 * np.sqrt(2**0.4 - 1))) ** 2) ** -2.5
+    assert psf.max() * everything.sum() / everything.max() == pytest.approx(1, abs=0.006)
+    assert moffat(3.0, 2.5, 9).shape == (9, 9)
+
+
+def test_a_moffat_psf_is_an_image():
+    made = cutout(raw(psf=[], psf_fwhm=np.array([0.8]), psf_beta=np.array([3.0, np.nan])), sigma_map)
+    assert np.isnan(made.psf_fwhm[0]) and made.psf_fwhm[1] == 0.8
+    np.testing.assert_allclose(made.psf.sum((1, 2)), 1, rtol=1e-6)
+    assert made.psf[0, 0].sum() > made.psf[1, 0].sum()
+
+
+def test_a_moffat_without_a_finite_flux_is_refused():
+    with pytest.raises(LenspipeError, match="psf_beta must be above 1"):
+        parse(SurveyFacts, {"bands": ["g"], "psf_beta": {"g": 1.0}}, "survey")
 
 
 def test_gaussian_reaches_four_sigma():
