@@ -162,7 +162,7 @@ def test_shapes_free_in_each_band(free, psf):
     data = mock(3, (31, 31), psf, "poisson", True)
     scene = build(["EPL"], ["SERSIC_ELLIPSE"], ["SERSIC", "GAUSSIAN_ELLIPSE"], True, free=free, bands=("g", "r", "i"))
     lower, upper = bounds(scene)
-    vectors = np.random.default_rng(8).uniform(lower, upper, size=(40, len(lower)))
+    vectors = np.random.default_rng(8).uniform(lower, upper, size=(15, len(lower)))
     assert scaled_error(data, scene, vectors, supersampling=2).max() <= 1e-9
 
 

@@ -20,6 +20,7 @@ template <class T>
 struct Sie {
   T cx, cy, cos, sin, q2, core2, s, q2s, f;
   T along_x, along_y, across_x, across_y;
+  bool nearly_round;
 
   Sie(double theta_E, double e1, double e2, double s_scale, double center_x, double center_y) {
     const double modulus = fmin(sqrt(e1 * e1 + e2 * e2), 0.9999);
@@ -27,23 +28,36 @@ struct Sie {
     const double q = true_q > (sizeof(T) == 8 ? 1 - 1e-10 : 0.9995) ? (sizeof(T) == 8 ? 0.99999999 : 0.9995) : true_q;
     double co, si;
     major_axis(e1, e2, co, si);
-    const double core = fmax(s_scale, 1e-10) / root_q, ff = sqrt(1 - q * q), scale = theta_E * root_q / ff;
+    const double core = fmax(s_scale, 1e-10) / root_q, ff = sqrt(1 - q * q);
+    nearly_round = ff < 0.01;
+    const double scale = theta_E * root_q / (nearly_round ? 1 : ff);
     cx = T(center_x), cy = T(center_y), cos = T(co), sin = T(si);
     q2 = T(q * q), core2 = T(q * q * core * core), s = T(core), q2s = T(q * q * core), f = T(ff);
     along_x = T(co * scale), along_y = T(si * scale);
     const double half_ln2 = 0.34657359027997265471;  // atanh(t) = ln((1 + t) / (1 - t)) / 2
-    across_x = T(-si * scale * half_ln2), across_y = T(co * scale * half_ln2);
+    const double across = scale * (nearly_round ? 1 : half_ln2);
+    across_x = T(-si * across), across_y = T(co * across);
   }
 
   INLINE_MEMBER void subtract(Vec<T> x, Vec<T> y, Vec<T>& bx, Vec<T>& by) const {
     const Vec<T> dx = x - cx, dy = y - cy;
     const Vec<T> u = cos * dx + sin * dy, v = cos * dy - sin * dx;
     const Vec<T> psi = root<T>(q2 * (u * u) + (v * v + core2));
-    const Vec<T> along = atan_ratio<T>(f * u, psi + s);
-    const Vec<T> d = psi + q2s, z = f * v;
-    // f rounds to 1 for the flattest lenses: keep the logarithm's arguments positive.
-    const Vec<T> tiny = splat<T>(T(1e-12));
-    const Vec<T> across = log2_ratio<T>(at_least<T>(d + z, tiny), at_least<T>(d - z, tiny));
+    const Vec<T> d = psi + q2s;
+    Vec<T> along, across;
+    if (nearly_round) {
+      // atan(f a) / f and atanh(f b) / f by their series: the general form has an error of a rounding over f.
+      const Vec<T> a = u / (psi + s), b = v / d, a2 = f * f * (a * a), b2 = f * f * (b * b);
+      const T third = T(1.0 / 3), fifth = T(1.0 / 5), seventh = T(1.0 / 7);
+      along = a * (T(1) - a2 * (third - a2 * (fifth - a2 * seventh)));
+      across = b * (T(1) + b2 * (third + b2 * (fifth + b2 * seventh)));
+    } else {
+      const Vec<T> z = f * v;
+      along = atan_ratio<T>(f * u, psi + s);
+      // f rounds to 1 for the flattest lenses: keep the logarithm's arguments positive.
+      const Vec<T> tiny = splat<T>(T(1e-12));
+      across = log2_ratio<T>(at_least<T>(d + z, tiny), at_least<T>(d - z, tiny));
+    }
     bx -= along_x * along + across_x * across;
     by -= along_y * along + across_y * across;
   }
@@ -64,7 +78,7 @@ struct Sis {
 
 template <class T>
 struct Epl {
-  static constexpr int kTerms = 320;  // enough for |e| = 0.9
+  static constexpr int kTerms = 352;  // enough for |e| = 0.9
   T cx, cy, cos, sin, q, half_t, scale, b2;
   int terms;
   T a[kTerms];
@@ -76,7 +90,7 @@ struct Epl {
     major_axis(e1, e2, co, si);
     cx = T(p[c[4]]), cy = T(p[c[5]]), cos = T(co), sin = T(si), q = T(axis_ratio), half_t = T(t / 2);
     scale = T(f <= 0.9 ? 2 / (1 + axis_ratio) : NAN), b2 = T(fmax(theta_E * theta_E * axis_ratio, 1e-30));
-    const double rest = (sizeof(T) == 8 ? 1e-13 : 1e-8) * (1 - f);
+    const double rest = (sizeof(T) == 8 ? 1e-15 : 1e-8) * (1 - f);
     double term = 1;
     for (terms = 0; terms < kTerms && (terms < 2 || fabs(term) > rest); terms++) {
       a[terms] = T(term);
