@@ -37,6 +37,7 @@ class Reason(StrEnum):
     LOW_MAGNIFICATION = "low_magnification"
     SOURCE_TOO_LARGE = "source_too_large"
     STARTS_DISAGREE = "starts_disagree"
+    LIGHT_MODELS_DISAGREE = "light_models_disagree"
     MASS_LIGHT_MISALIGNED = "mass_light_misaligned"
     MASK_DISAGREES = "mask_disagrees"
     NOT_CONVERGED = "not_converged"
@@ -75,6 +76,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.LOW_MAGNIFICATION: "The model magnifies its source too little to be sure that it is lensed.",
     Reason.SOURCE_TOO_LARGE: "The source is so large that it may stand in for the lens galaxy's own light.",
     Reason.STARTS_DISAGREE: "Starts with almost equal likelihood end at different Einstein radii.",
+    Reason.LIGHT_MODELS_DISAGREE: "Other models of the lens light lead to other Einstein radii.",
     Reason.MASS_LIGHT_MISALIGNED: "The ellipticities of mass and light differ more than they do in known lenses.",
     Reason.MASK_DISAGREES: "The model's arc and the segmented arc hardly overlap.",
     Reason.NOT_CONVERGED: "The sampler did not meet its stopping rule within its step limit.",

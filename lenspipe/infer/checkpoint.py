@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lenspipe.infer.light import HeldLight
 from lenspipe.infer.likelihood import Imaging, Likelihood
 from lenspipe.infer.objective import Objective
 from lenspipe.infer.optimise import Optima
@@ -74,7 +75,7 @@ def searched(checkpoint: Checkpoint, search: Callable[[], Found]) -> Found:
 
 
 _CLASSES: dict[str, Any] = {
-    c.__name__: c for c in (Found, Prepared, Imaging, Optima, Objective, Priors, Prior, Scene, Component)
+    c.__name__: c for c in (Found, HeldLight, Prepared, Imaging, Optima, Objective, Priors, Prior, Scene, Component)
 }
 """Classes that hold nothing but data: they are kept attribute by attribute, and no others are ever made."""
 

@@ -17,13 +17,17 @@ from lenspipe.lensing.params import FIELD
 
 SHARP = 0.3
 """arcsec; images with a narrower PSF are sharp: from space, or with adaptive optics."""
+_MASS_LIGHT = 0.07
 Mass = Literal["SIE", "NIE", "SIS", "EPL", "SHEAR", "CONVERGENCE"]
 Light = Literal["SERSIC_ELLIPSE", "SERSIC", "GAUSSIAN_ELLIPSE"]
+LensLight = Literal[Light, "MULTI_GAUSSIAN_ELLIPSE"]
+SET = "MULTI_GAUSSIAN_ELLIPSE"
+"""A set of concentric Gaussians of one shape, which is held."""
 
 
 def _known(role: str, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """`names` if lenspipe or lenstronomy has them all."""
-    own = get_args(Mass if role == "lens" else Light)
+    own = get_args({"lens": Mass, "source": Light, "lens_light": LensLight}[role])
     for name in names or ():
         if name not in own and name not in (theirs := _theirs(role)):
             close = difflib.get_close_matches(name, [*own, *theirs], n=1, cutoff=0.5)
@@ -47,7 +51,9 @@ class SceneConfig(Config):
     lens: tuple[str, ...] = Field(default=("SIE", "SHEAR"), min_length=1)
     source: tuple[str, ...] = Field(default=("SERSIC_ELLIPSE",), min_length=1)
     lens_light: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="null: two Sersics if sharp, else one"
+        default=None,
+        min_length=1,
+        description="null: two sets of Gaussians, their shape held, if sharp, else one Sersic",
     )
     sky: bool | None = Field(default=None, description="fit a constant sky level per band; null: if sharp")
     joint_centre: bool = Field(default=True, description="first lens light and main deflector share a centre")
@@ -58,9 +64,8 @@ class SceneConfig(Config):
     @property
     def foreign(self) -> tuple[str, ...]:
         """Profiles that only lenstronomy has."""
-        mass, light = get_args(Mass), get_args(Light)
-        lights = (*self.source, *(self.lens_light or ()))
-        return (*(p for p in self.lens if p not in mass), *(p for p in lights if p not in light))
+        roles = ((self.lens, Mass), (self.source, Light), (self.lens_light or (), LensLight))
+        return tuple(p for profiles, own in roles for p in profiles if p not in get_args(own))
 
     @field_validator("lens", "source", "lens_light")
     @classmethod
@@ -73,6 +78,18 @@ class SceneConfig(Config):
         if value[0] in FIELD:
             raise ValueError("the main deflector must come first: SIE, NIE, SIS or EPL")
         return value
+
+    @field_validator("lens_light")
+    @classmethod
+    def _of_one_kind(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value and SET in value and len(set(value)) > 1:
+            raise ValueError("sets of Gaussians, whose shape is held, do not go with profiles that are sampled")
+        return value
+
+    @property
+    def light_held(self) -> bool:
+        """The lens light's shape is fitted once and then held."""
+        return SET in (self.lens_light or ())
 
 
 class DataConfig(Config):
@@ -137,7 +154,7 @@ class RecipeConfig(Config):
 class VerdictConfig(Config):
     """When a fit is not ``good``. Reduced chi-square is no criterion: it does not tell right from wrong."""
 
-    magnification: float = Field(default=2.5, ge=1, description="suspect below")
+    magnification: float | None = Field(default=None, ge=1, description="suspect below; null: 3.6 if sharp, else 2.5")
     source_radius: float = Field(default=0.7, gt=0, description="suspect where source_R_sersic / theta_E is above")
     start_spread: float = Field(default=0.1, gt=0, description="suspect where near-best optima differ by this fraction")
     near_best: float = Field(
@@ -145,16 +162,33 @@ class VerdictConfig(Config):
     )
     mass_light: float = Field(default=0.3, gt=0, description="suspect where |e_mass - e_light| is above")
     arc_signal: float = Field(default=10.0, ge=0, description="suspect where the arc's total S/N is below")
+    other_lights: bool | None = Field(
+        default=None, description="repeat the search with other models of a held lens light; null: if sharp"
+    )
+    light_spread: float = Field(
+        default=0.1, gt=0, description="suspect where models of the lens light differ by this fraction in theta_E"
+    )
     mask_overlap: float = Field(default=0.2, ge=0, le=1, description="suspect where less of the masked arc is modelled")
 
 
 class FitConfig(Config):
     """Everything `lenspipe.infer.fit.fit` can be told."""
 
+    sharp: bool | None = Field(
+        default=None,
+        description="choose what is null for an image from space; null: if the PSF's FWHM is below 0.3 arcsec",
+    )
     model: SceneConfig = SceneConfig()
     priors: dict[str, Prior] = Field(default_factory=dict, description="parameter name -> prior, over the defaults")
     mass_follows_light: float | None = Field(
-        default=None, gt=0, description="prior sigma of e_mass - e_light, each component; null: 0.1 if sharp, else none"
+        default=None,
+        gt=0,
+        description="prior sigma of e_mass - e_light, each component; null: 0.07 if sharp, else none",
+    )
+    centre_follows_light: float = Field(
+        default=0.01,
+        gt=0,
+        description="with a held light: prior sigma of the deflector's centre about the light's, arcsec",
     )
     data: DataConfig = DataConfig()
     engine: Literal["auto", "kernel", "torch", "lenstronomy"] = Field(
@@ -174,9 +208,9 @@ class FitConfig(Config):
 
     def resolve(self, fwhm: float, window: float) -> Self:
         """This config with every null chosen, for a PSF of `fwhm` and a default window of `window` arcsec."""
-        sharp = fwhm < SHARP
+        sharp = fwhm < SHARP if self.sharp is None else self.sharp
         side = self.data.window or window
-        light: tuple[Light, ...] = ("SERSIC_ELLIPSE", "SERSIC_ELLIPSE") if sharp else ("SERSIC_ELLIPSE",)
+        light = (SET, SET) if sharp else ("SERSIC_ELLIPSE",)
 
         def chosen(part: Config, values: dict[str, object]) -> Config:
             return part.model_copy(update={k: v for k, v in values.items() if getattr(part, k) is None})
@@ -184,8 +218,10 @@ class FitConfig(Config):
         data = {"window": side, "radius": side / 2 - fwhm if sharp else None, "core": 0.15 if sharp else 0.0}
         return self.model_copy(
             update={
+                "sharp": sharp,
                 "model": chosen(self.model, {"lens_light": light, "sky": sharp}),
                 "data": chosen(self.data, {**data, "light_error": 0.03 if sharp else 0.0}),
-                "mass_follows_light": self.mass_follows_light or (0.1 if sharp else None),
+                "verdict": chosen(self.verdict, {"other_lights": sharp, "magnification": 3.6 if sharp else 2.5}),
+                "mass_follows_light": self.mass_follows_light or (_MASS_LIGHT if sharp else None),
             }
         )

@@ -80,7 +80,8 @@ def effective_einstein_radius(scene: Scene, vectors: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Photometry:
-    """Fluxes out to infinity (S,B), in the unit of the data; those of several components together.
+    """Fluxes out to infinity (S,B), in the unit of the data; those of several components together. (Held lens light:
+    as far as it lies on the window.)
 
     Attributes
     ----------
@@ -102,9 +103,13 @@ def photometry(likelihood: Likelihood, vectors: Floats) -> Photometry:
     factor = max(math.ceil(data.pixel_scale / _FINE), 1)
     x, y = axes(*data.shape, data.pixel_scale, factor)
     area, sources = (data.pixel_scale / factor) ** 2, len(scene.source)
-    fluxes, arcs, magnification = [], [], []
+    fluxes, arcs, held, magnification = [], [], [], []
     for part in torch.as_tensor(vectors).split(8):
-        amplitudes = likelihood.solve(part, non_negative=True).amplitudes[..., : likelihood.n_positive].double()
+        found = likelihood.solve(part, non_negative=True)
+        amplitudes = found.amplitudes[..., : likelihood.n_positive].double()
+        if data.templates is not None:
+            weights = likelihood.template_amplitudes(found)[..., :-1]
+            held.append(np.einsum("kbt,bt->kb", weights, data.templates[:, :-1].sum((-1, -2))))
         each = scene.unit_fluxes(part, len(data.image))
         lensed = scene.arcs(part, x, y).sum((-1, -2)) * area
         lensed = lensed.movedim(1, -1) if scene.bands else lensed[:, None]
@@ -116,10 +121,11 @@ def photometry(likelihood: Likelihood, vectors: Floats) -> Photometry:
         magnification.append((weight * lensed).sum((-1, -2)) / (weight * each[..., :sources]).sum((-1, -2)))
     unit = likelihood.unit / likelihood.pixel_area
     total = torch.cat(fluxes).numpy() * unit
+    sampled = total[..., sources:].sum(-1) if scene.lens_light else None
     return Photometry(
         source=total[..., :sources].sum(-1),
         arc=torch.cat(arcs).numpy() * unit,
-        lens=total[..., sources:].sum(-1) if scene.lens_light else None,
+        lens=np.concatenate(held) if held else sampled,
         magnification=torch.cat(magnification).numpy(),
     )
 

@@ -6,6 +6,7 @@ The optimum is float64; sampling is float32 where the config says so.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from lenspipe.infer.checkpoint import NOWHERE, Checkpoint, searched
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.derived import Quantity
 from lenspipe.infer.foreign import Foreign
+from lenspipe.infer.light import HeldLight
 from lenspipe.infer.likelihood import Likelihood, using
 from lenspipe.infer.objective import Objective
 from lenspipe.infer.optimise import levenberg_marquardt, normal_equations
@@ -146,19 +148,17 @@ def _fit(
         config = recipe.as_given(config)
     config = config.resolve(seeing(cutout), default_window(cutout, masks))
     model, data = config.model, config.data
-    light = model.lens_light or ()
-    scene = build(model.lens, model.source, light, bool(model.sky), model.joint_centre, model.free_bands, cutout.bands)
-    priors = Priors(scene.names, config.priors, config.mass_follows_light)
+    light = () if model.light_held else model.lens_light or ()
+    sky = bool(model.sky) and not model.light_held
+    scene = build(model.lens, model.source, light, sky, model.joint_centre, model.free_bands, cutout.bands)
 
     def look() -> Found:
         prepared = prepare(cutout, masks, data)
-        if as_reference:
-            return recipe.search(prepared, scene, priors, config, seed)
-        return search(prepared, scene, priors, config)
+        return recipe.search(prepared, scene, config, seed) if as_reference else search(prepared, scene, config)
 
     found = searched(checkpoint, look)
     prepared, objective, optima = found.prepared, found.objective, found.optima
-    exact = objective.likelihood
+    exact, priors = objective.likelihood, objective.priors
     near = optima.cost - optima.cost[0] < config.verdict.near_best
     quick = exact if data.precision == "float64" else exact.to(torch.float32)
     if as_reference:
@@ -181,8 +181,8 @@ def _fit(
     images = _images(exact, vector)
     residual = (images.data - images.model) / images.sigma
     arc = images.arc & images.mask
-    free = len(vector) + len(scene.amplitudes) * len(images.data)
-    value, difference = _compare(exact, vector)
+    free = len(vector) + len(scene.amplitudes) * len(images.data) + exact.n_templates
+    value, difference = _compare(exact, vector, found.light)
     return Fit(
         config=config,
         scene=scene,
@@ -199,7 +199,8 @@ def _fit(
                 theta_E=float(vector[scene.index("theta_E")]),
                 source_radius=_source_radius(scene, vector),
                 near_best=priors.physical(optima.u[near])[:, scene.index("theta_E")],
-                mass_light=mass_light(scene, vector),
+                mass_light=mass_light(scene, vector, found.light),
+                other_lights=found.other_lights,
                 arc_signal=float(np.sqrt(((images.source / images.sigma)[images.mask] ** 2).sum())),
                 mask_overlap=overlap(prepared.source, images),
                 converged=chains.converged,
@@ -261,24 +262,19 @@ def _polish(objective: Objective, optimum: Floats, chains: Chains) -> Floats:
 
 def _images(likelihood: Likelihood, vector: Floats) -> Images:
     found = likelihood.solve(torch.as_tensor(vector)[None], non_negative=True)
-    n_source, n_light = len(likelihood.scene.source), likelihood.n_positive
-
-    def layer(first: int, last: int) -> Floats:
-        part = torch.einsum("bl,lbhw->bhw", found.amplitudes[0, :, first:last], found.layers[0, first:last])
-        return np.asarray(part.numpy() * likelihood.unit)
-
+    parts = likelihood.images(vector)
     data, scene = likelihood.data, likelihood.scene
     x, y = (float(vector[scene.source[0].column(name)]) for name in ("center_x", "center_y"))
     # Four half-light radii each way, and at least the size of the diamond caustic of a common lens.
     half = max(4 * _source_radius(scene, vector), 0.5)
-    amplitudes = found.amplitudes[0, :, :n_source].numpy() * likelihood.unit
+    amplitudes = found.amplitudes[0, :, : len(scene.source)].numpy() * likelihood.unit
     return Images(
         data=np.asarray(data.image, dtype=np.float64),
         sigma=np.sqrt(likelihood.variance(found.model)[0].numpy()) * likelihood.unit,
         mask=data.mask,
-        model=found.model[0].numpy() * likelihood.unit,
-        source=layer(0, n_source),
-        lens_light=layer(n_source, n_light),
+        model=parts.model,
+        source=parts.source,
+        lens_light=parts.lens_light,
         inverse_magnification=derived.inverse_magnification(scene, vector, data.shape, data.pixel_scale, FINER),
         source_plane=derived.source_plane(scene, vector, amplitudes, 2 * half, 120),
         source_extent=(x - half, x + half, y - half, y + half),
@@ -317,7 +313,7 @@ def _derived(
     return result
 
 
-def _compare(likelihood: Likelihood, vector: Floats) -> tuple[float, float]:
+def _compare(likelihood: Likelihood, vector: Floats, light: HeldLight | None) -> tuple[float, float]:
     """log L of the best model, and how far lenstronomy's is from it, scaled; NaN where lenstronomy has no such case."""
     factor = likelihood.supersampling
     own = Likelihood(likelihood.data, likelihood.scene, torch.float64, supersampling=factor, marginalise=False)
@@ -325,24 +321,28 @@ def _compare(likelihood: Likelihood, vector: Floats) -> tuple[float, float]:
     height, width = likelihood.data.shape
     if height != width:
         return value, float("nan")
-    theirs = Lenstronomy(likelihood.data, likelihood.scene, factor).log_likelihood(vector)
+    theirs = Lenstronomy(likelihood.data, likelihood.scene, factor, light.components if light else ()).log_likelihood(
+        vector
+    )
     return value, abs(value - theirs) / max(1.0, abs(theirs) / 1e3)
 
 
 def at_bound(u: Floats, priors: Priors) -> tuple[str, ...]:
-    """Parameters of mass and source at a bound; lens light may well run into one without harm to the mass.
+    """Parameters of mass and source at a bound that tell of a wrong model.
 
-    Nor does a core at its smallest say more than that none is seen.
+    Lens light may well run into one without harm to the mass, and so may a real source's ellipticity; the centre has
+    bounds of its own where it follows the light; and a core at its smallest says only that none is seen.
     """
     margin = 0.005 * (priors.upper - priors.lower)
+    harmless = re.compile(r"lens_light|source\d*_e[12]|center_[xy]$")
     coreless = np.array([name.endswith("s_scale") for name in priors.names])
     outside = ((u < priors.lower + margin) & ~coreless) | (u > priors.upper - margin)
-    return tuple(name for name, out in zip(priors.names, outside) if out and not name.startswith("lens_light"))
+    return tuple(name for name, out in zip(priors.names, outside) if out and not harmless.match(name))
 
 
-def mass_light(scene: Scene | Foreign, vector: Floats) -> float:
+def mass_light(scene: Scene | Foreign, vector: Floats, light: HeldLight | None = None) -> float:
     """|e_mass - e_light|, the bands' mean where each has its own; NaN where mass or light is round by definition."""
-    values: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {"lens_light_e1": [light.e1], "lens_light_e2": [light.e2]} if light else {}
     for name, value in zip(scene.names, vector):
         values.setdefault(without_band(name), []).append(float(value))
     if not {"e1", "lens_light_e1"} <= values.keys():

@@ -63,6 +63,8 @@ def fit_foreign(
     model, recipe = config.model, config.recipe
     if model.free_bands:
         raise LenspipeError("model.free_bands: engine: lenstronomy gives all bands one shape.")
+    if model.light_held:
+        raise LenspipeError("model.lens_light: engine: lenstronomy has no light that is held; name profiles to sample.")
     scene = build(
         *(model.lens, model.source, model.lens_light or (), bool(model.sky), model.joint_centre),
         *(config.fixed, config.priors),
@@ -119,6 +121,7 @@ def fit_foreign(
                 # One swarm leads to one optimum: nothing can be said of others.
                 near_best=np.array([theta_E]),
                 mass_light=mass_light(scene, best),
+                other_lights={},
                 arc_signal=float(np.sqrt(((images.source / images.sigma)[images.mask] ** 2).sum())),
                 mask_overlap=overlap(prepared.source, images),
                 converged=chains.converged,

@@ -54,6 +54,8 @@ class Imaging:
         from the data in the linear solve and from the model in chi-square, as in lenstronomy.
     psf : (B,h,w) kernels, used where `psf_fwhm` is None.
     psf_fwhm : (B,) arcsec, Gaussian PSFs.
+    templates : (B,T,H,W) blurred images, in any unit, each with a free amplitude in its band; all zero where a band has
+        fewer, the last one a uniform sky. A lens light whose shape is held. They need `sigma`.
     """
 
     image: NDArray[np.floating]
@@ -64,15 +66,24 @@ class Imaging:
     exposure_time: NDArray[np.float64] | None = None
     psf: NDArray[np.floating] | None = None
     psf_fwhm: NDArray[np.float64] | None = None
+    templates: NDArray[np.floating] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.image.shape[1], self.image.shape[2]
 
+    def distance(self, centre: tuple[float, float]) -> NDArray[np.float64]:
+        """(H,W) arcsec of each pixel from `centre` (x, y)."""
+        x, y = axes(*self.shape, self.pixel_scale)
+        return np.hypot(x.numpy() - centre[0], y.numpy() - centre[1])
+
 
 @dataclass(frozen=True)
 class Solution:
-    """Best amplitudes (K,B,L) per arcsec^2 and what follows from them."""
+    """Best amplitudes (K,B,L) per arcsec^2 and what follows from them.
+
+    With templates, `model` and `normal` are what is left of them after projection onto the templates.
+    """
 
     layers: Tensor
     amplitudes: Tensor
@@ -80,8 +91,20 @@ class Solution:
     normal: Tensor
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A model's images (B,H,W) in the data's flux unit; `model` is their sum with the sky."""
+
+    source: NDArray[np.float64]
+    lens_light: NDArray[np.float64]
+    model: NDArray[np.float64]
+
+
 class Likelihood:
     """log L of (K, P) physical parameter vectors, every linear amplitude solved for.
+
+    Templates are projected out once: what they can explain is taken from the data here and from each layer at every
+    evaluation: least squares over their amplitudes too (variable projection, Golub & Pereyra 1973).
 
     Parameters
     ----------
@@ -112,16 +135,23 @@ class Likelihood:
         self.supersampling, self.marginalise, self.chunk = supersampling, marginalise, chunk
         shape = data.shape
         self.x, self.y = axes(*shape, data.pixel_scale, supersampling, dtype, device)
-        self.blur = _blur(data, dtype, device)
+        self.blur = blur_of(data, dtype, device)
         # Work in units of the typical noise: flux units of 1e-12 would underflow in float32.
         variance = self._variance(np.asarray(data.image, dtype=np.float64))
         self.unit = float(np.sqrt(np.median(variance[data.mask])))
         mask = data.mask.astype(np.float64)
         image = np.where(data.mask, np.asarray(data.image, dtype=np.float64) / self.unit, 0.0)
         inverse = np.where(data.mask, 1.0 / (variance / self.unit**2), 0.0)
+        self.poisson = data.exposure_time is not None
+        self.basis = None
+        if data.templates is not None:
+            if self.poisson:
+                raise ValueError("templates need a fixed noise map")
+            basis = linear.orthonormal(data.templates, mask * np.sqrt(inverse))
+            image = image - np.einsum("bt,bthw->bhw", np.einsum("bthw,bhw->bt", basis, inverse * image), basis)
+            self.basis = self._tensor(basis)
         self.mask, self.image = self._tensor(mask), self._tensor(image)
         self.weight, self.weighted = self._tensor(mask * inverse), self._tensor(mask * inverse * image)
-        self.poisson = data.exposure_time is not None
         if data.exposure_time is not None and data.background_rms is not None:
             self.floor = self._tensor((data.background_rms / self.unit) ** 2)[:, None, None]
             # In units of `unit`, flux / exposure_time becomes flux / (exposure_time * unit).
@@ -150,6 +180,11 @@ class Likelihood:
     def n_data(self) -> int:
         """D, the number of pixels that count, all bands together."""
         return int(self.data.mask.sum())
+
+    @property
+    def n_templates(self) -> int:
+        """Free amplitudes of the templates, all bands together."""
+        return 0 if self.basis is None else int((self.basis != 0).any(-1).any(-1).sum())
 
     @property
     def n_positive(self) -> int:
@@ -189,6 +224,10 @@ class Likelihood:
         layers = self.response(vectors.to(self.device, self.dtype))
         flat = layers.flatten(-2)
         weighted = flat * self.weight.flatten(-2)
+        if self.basis is not None:
+            basis = self.basis.flatten(-2)
+            flat = flat - torch.einsum("klbt,btd->klbd", torch.einsum("klbd,btd->klbt", weighted, basis), basis)
+            weighted = flat * self.weight.flatten(-2)
         normal = torch.einsum("klbd,kmbd->kblm", weighted, flat)
         right = torch.einsum("klbd,bd->kbl", flat, self.weighted.flatten(-2))
         if non_negative:
@@ -205,6 +244,34 @@ class Likelihood:
         if self.sky is not None:
             blurred = torch.cat([blurred, self.sky.expand(len(vectors), -1, -1, -1, -1)], dim=1)
         return blurred
+
+    def images(self, vector: NDArray[np.float64]) -> Parts:
+        """The images of a (P,) vector at its best amplitudes that are not negative."""
+        found = self.solve(torch.as_tensor(vector)[None], non_negative=True)
+        layers, amplitudes = found.layers[0].double().numpy(), found.amplitudes[0].numpy()
+        parts = np.einsum("bl,lbhw->lbhw", amplitudes, layers) * self.unit
+        source, light = np.split(parts[: self.n_positive], [len(self.scene.source)])
+        source, light, model = source.sum(0), light.sum(0), parts.sum(0)
+        if self.data.templates is not None:
+            weights = self.template_amplitudes(found)[0]
+            light = np.einsum("bt,bthw->bhw", weights[:, :-1], self.data.templates[:, :-1])
+            model = model + light + weights[:, -1:, None] * self.data.templates[:, -1]
+        return Parts(source, light, model)
+
+    def template_amplitudes(self, found: Solution) -> NDArray[np.float64]:
+        """(K,B,T) amplitudes of the templates beside a `Solution` of (K, P) vectors, in the data's flux unit."""
+        assert self.data.templates is not None and self.data.sigma is not None
+        model = torch.einsum("kbl,klbhw->kbhw", found.amplitudes.to(self.dtype), found.layers).double().numpy()
+        left = self.data.image - model * self.unit
+        result = np.zeros((len(left), *self.data.templates.shape[:2]))
+        for b, templates in enumerate(self.data.templates):
+            used = self.data.mask[b]
+            columns = (templates[:, used] / self.data.sigma[b][used]).T
+            # At unit length: the widths of Gaussians, and so the columns, differ by orders of magnitude.
+            scale = np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
+            inverse = np.linalg.pinv(columns / scale, rcond=1e-8)
+            result[:, b] = (left[:, b, used] / self.data.sigma[b][used]) @ inverse.T / scale
+        return result
 
     def significance(self, vector: Tensor) -> NDArray[np.float64]:
         """(H,W) residual data - model of a (P,) vector in sigma, the used pixels of all bands together."""
@@ -260,6 +327,7 @@ class Likelihood:
             floor=array(self.floor.flatten()) if self.poisson else None,
             per_flux=array(self.per_flux.flatten()) if self.poisson else None,
             sky=None if self.sky is None else array(self.sky[0, 0]),
+            basis=None if self.basis is None else array(self.basis),
             dtype=np.dtype(np.float32 if self.dtype == torch.float32 else np.float64),
             supersampling=self.supersampling,
             marginalise=self.marginalise,
@@ -283,7 +351,7 @@ def _finite(value: Tensor) -> Tensor:
     return torch.nan_to_num(value, nan=IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE)
 
 
-def _blur(data: Imaging, dtype: torch.dtype, device: torch.device | str) -> Blur:
+def blur_of(data: Imaging, dtype: torch.dtype, device: torch.device | str) -> Blur:
     if data.psf_fwhm is not None:
         return GaussianBlur(data.shape, data.psf_fwhm, data.pixel_scale, dtype, device)
     if data.psf is None:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+_RANK = 1e-6
+"""Directions of a template basis below this share of the largest singular value say nothing."""
 _MAX_CONDITION = 5 / 2.220446049250313e-16
 """lenstronomy solves only where the condition number of M is below this; otherwise all amplitudes are 0."""
 
@@ -50,6 +54,22 @@ def solve_non_negative(M: Tensor, R: Tensor, positive: int) -> Tensor:
         if size == positive and bool((gain > 0).all()):
             break
     return best
+
+
+def orthonormal(templates: NDArray[np.floating], root_weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B,T,H,W) images Q_t that span the (B,T,H,W) `templates` where the (B,H,W) `root_weight` is not 0.
+
+    They are orthonormal under the weight root_weight^2, 0 without weight, and 0 beyond the rank of a band.
+    """
+    basis = np.zeros(templates.shape)
+    for b, root in enumerate(root_weight):
+        used = root > 0
+        columns = (templates[b][:, used] * root[used]).astype(np.float64).T
+        norm = np.linalg.norm(columns, axis=0)
+        left, values, _ = np.linalg.svd(columns[:, norm > 0] / norm[norm > 0], full_matrices=False)
+        left = left[:, values > _RANK * values.max(initial=0.0)]
+        basis[b, : left.shape[1], used] = left / root[used][:, None]
+    return basis
 
 
 def log_determinant(M: Tensor) -> Tensor:

@@ -54,6 +54,13 @@ class Prepared:
             left_out = binary_dilation(blobs == i, iterations=2)
             yield ((column - (width - 1) / 2) * scale, (row - (height - 1) / 2) * scale), self.without(left_out)
 
+    def without_core(self, centre: tuple[float, float], radius: float) -> Prepared:
+        """This without the pixels nearer than `radius` to `centre`, arcsec: no model of the light is right there."""
+        if not radius:
+            return self
+        core = self.imaging.distance(centre) < radius
+        return replace(self, imaging=replace(self.imaging, mask=self.imaging.mask & ~core))
+
     def without(self, pixels: NDArray[np.bool_]) -> Prepared:
         """This with (H,W) `pixels` among those of other objects."""
         imaging = replace(self.imaging, mask=self.imaging.mask & ~pixels)
@@ -94,7 +101,6 @@ def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared
     distance = np.hypot(x - centre[0], y - centre[1])
     if config.radius is not None:
         mask &= distance < config.radius
-    mask &= distance >= (config.core or 0)
     if not mask.any((1, 2)).all():
         raise CandidateError(Reason.BAND_UNUSABLE, f"{cutout.id}: no pixel is left to fit in some band.")
     poisson = bool(np.isfinite(cutout.background_rms).all() and np.isfinite(cutout.exposure_time).all())

@@ -46,8 +46,9 @@ class Prior(Config):
         return self.kind.startswith("log")
 
 
-def _normal(centre: float, sigma: float, bound: float) -> Prior:
-    return Prior(kind="normal", centre=centre, sigma=sigma, lower=-bound, upper=bound)
+def normal(centre: float, sigma: float, lower: float, upper: float) -> Prior:
+    """A normal prior cut off at its bounds."""
+    return Prior(kind="normal", centre=centre, sigma=sigma, lower=lower, upper=upper)
 
 
 def _lognormal(centre: float, sigma: float, lower: float, upper: float) -> Prior:
@@ -56,34 +57,45 @@ def _lognormal(centre: float, sigma: float, lower: float, upper: float) -> Prior
 
 DEFAULTS: dict[str, Prior] = {
     "theta_E": Prior(kind="loguniform", lower=0.2, upper=6.0),
-    "e1": _normal(0, 0.2, 0.6),
-    "e2": _normal(0, 0.2, 0.6),
+    "e1": normal(0, 0.2, -0.6, 0.6),
+    "e2": normal(0, 0.2, -0.6, 0.6),
     "center_x": Prior(lower=-1.0, upper=1.0),
     "center_y": Prior(lower=-1.0, upper=1.0),
     "gamma": Prior(kind="normal", centre=2.0, sigma=0.2, lower=1.2, upper=2.8),
     "s_scale": Prior(kind="loguniform", lower=0.001, upper=0.5),
-    "gamma1": _normal(0, 0.05, 0.3),
-    "gamma2": _normal(0, 0.05, 0.3),
-    "kappa": _normal(0, 0.05, 0.3),
+    "gamma1": normal(0, 0.05, -0.3, 0.3),
+    "gamma2": normal(0, 0.05, -0.3, 0.3),
+    "kappa": normal(0, 0.05, -0.3, 0.3),
     "source_R_sersic": _lognormal(0.3, 0.7, 0.02, 3.0),
     "source_n_sersic": _lognormal(1.2, 0.4, 0.4, 6.0),
-    "source_center_x": _normal(0, 0.4, 3.0),
-    "source_center_y": _normal(0, 0.4, 3.0),
+    "source_center_x": normal(0, 0.4, -3.0, 3.0),
+    "source_center_y": normal(0, 0.4, -3.0, 3.0),
     "source_sigma": _lognormal(0.25, 0.7, 0.02, 3.0),
     "lens_light_R_sersic": Prior(kind="loguniform", lower=0.05, upper=15.0),
     "lens_light_n_sersic": _lognormal(3.5, 0.5, 0.5, 9.0),
     "lens_light_sigma": Prior(kind="loguniform", lower=0.03, upper=10.0),
 }
 """For parameters the config does not name, see `default`."""
+SHARP: dict[str, Prior] = {
+    "gamma1": normal(0, 0.03, -0.3, 0.3),
+    "gamma2": normal(0, 0.03, -0.3, 0.3),
+    "source_R_sersic": _lognormal(0.2, 0.35, 0.02, 2.0),
+    "source_n_sersic": _lognormal(1.2, 0.25, 0.4, 6.0),
+    "source_e1": normal(0, 0.15, -0.6, 0.6),
+    "source_e2": normal(0, 0.15, -0.6, 0.6),
+}
+"""Where the image is sharp, in place of some of `DEFAULTS`: real galaxies fit no simple model to the noise there, and
+a source that is free to grow mops up what the lens light leaves. Narrow priors keep it a source."""
 
 
-def default(name: str) -> Prior:
+def default(name: str, sharp: bool = False) -> Prior:
     """The default prior of `name`: ``source1_e1_g`` falls back to ``source_e1``, then to ``e1``."""
+    table = DEFAULTS | SHARP if sharp else DEFAULTS
     unnumbered = re.sub(r"^(source|lens_light|lens)\d+_", r"\1_", without_band(name))
     bare = re.sub(r"^(source|lens_light|lens)_", "", unnumbered)
     for candidate in (name, unnumbered, bare):
-        if candidate in DEFAULTS:
-            return DEFAULTS[candidate]
+        if candidate in table:
+            return table[candidate]
     raise LenspipeError(f"model.priors: {name!r} has no default prior: declare one.")
 
 
@@ -96,15 +108,24 @@ class Priors:
     declared : name -> `Prior`, over the defaults; a name that is no parameter is refused. One without a band stands for
         its copies in all bands.
     mass_follows_light : sigma of e_mass - e_light (each component), None for no such coupling.
+    sharp : take the defaults for sharp images.
+    light : name -> (value, sigma), one more normal factor each: the mass follows a light that is no parameter.
     """
 
-    def __init__(self, names: tuple[str, ...], declared: Mapping[str, Prior], mass_follows_light: float | None = None):
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        declared: Mapping[str, Prior],
+        mass_follows_light: float | None = None,
+        sharp: bool = False,
+        light: Mapping[str, tuple[float, float]] | None = None,
+    ):
         shared = [without_band(name) for name in names]
         for name in declared:
             if name not in names and name not in shared:
                 raise LenspipeError(f"model.priors.{name}: no such parameter{nearest(name, list(names))}")
         self.names = names
-        self.priors = [declared.get(n) or declared.get(short) or default(n) for n, short in zip(names, shared)]
+        self.priors = [declared.get(n) or declared.get(short) or default(n, sharp) for n, short in zip(names, shared)]
         self.logarithmic = np.array([p.logarithmic for p in self.priors])
         self.lower = self._inner(np.array([p.lower for p in self.priors]))
         self.upper = self._inner(np.array([p.upper for p in self.priors]))
@@ -120,6 +141,7 @@ class Priors:
         # The copies of several bands together weigh as much as one.
         copies = max(len(self.pairs) // 2, 1)
         self.pair_precision = 1 / (mass_follows_light * math.sqrt(copies)) if mass_follows_light else 0.0
+        self.light = [(names.index(n), value, 1 / sigma) for n, (value, sigma) in (light or {}).items()]
 
     def physical(self, u: Floats) -> Floats:
         """(..., P) sampled coordinates -> parameters in their units."""
@@ -135,9 +157,10 @@ class Priors:
         return np.where(inside, -0.5 * (self.residuals(u) ** 2).sum(-1), -np.inf)
 
     def residuals(self, u: Floats) -> Floats:
-        """(K, P + pairs) normalised residuals; minus half the sum of their squares is `log_prior` inside the bounds."""
+        """(K, P + couplings) normalised; minus half the sum of their squares is `log_prior` inside the bounds."""
         own = (u - self.centre) * self.precision
         coupled = [(u[..., a] - u[..., b]) * self.pair_precision for a, b in self.pairs]
+        coupled += [(u[..., i] - value) * precision for i, value, precision in self.light]
         return np.concatenate([own, np.stack(coupled, -1)], -1) if coupled else own
 
     def describe(self) -> dict[str, dict[str, object]]:

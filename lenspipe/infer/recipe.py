@@ -25,7 +25,7 @@ from lenspipe.infer.optimise import Optima
 from lenspipe.infer.prepare import Prepared
 from lenspipe.infer.priors import Priors
 from lenspipe.infer.sample import Chains, meets_rule
-from lenspipe.infer.search import Found
+from lenspipe.infer.search import Found, sampled_priors
 from lenspipe.lensing.scene import Scene
 
 Floats = NDArray[np.float64]
@@ -41,11 +41,12 @@ BALL = 0.1
 
 
 def as_given(config: FitConfig) -> FitConfig:
-    """`config` with lenstronomy's likelihood: amplitudes maximised, no error of the lens light's model."""
-    return config.model_copy(update={"data": config.data.model_copy(update={"marginalise": False, "light_error": 0.0})})
+    """`config` with lenstronomy's likelihood: amplitudes maximised, all light sampled, no error of its model."""
+    data = config.data.model_copy(update={"marginalise": False, "light_error": 0.0})
+    return config.model_copy(update={"sharp": False, "data": data})
 
 
-def search(prepared: Prepared, scene: Scene, priors: Priors, config: FitConfig, seed: int) -> Found:
+def search(prepared: Prepared, scene: Scene, config: FitConfig, seed: int) -> Found:
     """The best place that the swarm finds, as the one optimum there is.
 
     Raises
@@ -53,6 +54,7 @@ def search(prepared: Prepared, scene: Scene, priors: Priors, config: FitConfig, 
     CandidateError : where the likelihood is finite nowhere that the swarm came.
     """
     data, recipe = config.data, config.recipe
+    priors = sampled_priors(scene, config)
     exact = Likelihood(prepared.imaging, scene, supersampling=data.supersampling, marginalise=data.marginalise)
     quick = exact if data.precision == "float64" else exact.to(torch.float32)
     lower, upper = first_box(prepared, priors)
@@ -66,7 +68,6 @@ def search(prepared: Prepared, scene: Scene, priors: Priors, config: FitConfig, 
         prepared=prepared,
         objective=objective,
         optima=Optima(best[None], objective.cost(best[None])),
-        notes=(),
         evaluations=evaluations,
     )
 

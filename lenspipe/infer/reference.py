@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,23 @@ from lenspipe.lensing.scene import Component, Scene
 
 
 class Lenstronomy:
-    """``log_likelihood(vector)`` of (P,) physical parameters, computed by lenstronomy alone."""
+    """``log_likelihood(vector)`` of (P,) physical parameters, computed by lenstronomy alone.
 
-    def __init__(self, data: Imaging, scene: Scene, supersampling: int = 1):
+    Parameters
+    ----------
+    held : profile and keyword arguments of what each of the data's templates shows.
+    """
+
+    def __init__(
+        self,
+        data: Imaging,
+        scene: Scene,
+        supersampling: int = 1,
+        held: Sequence[tuple[str, dict[str, float]]] = (),
+    ):
         from lenstronomy.Sampling.Likelihoods.image_likelihood import ImageLikelihood
 
-        self.scene = scene
+        self.data, self.scene, self.held = data, scene, held
         sources, lights = ([(c, b) for c in role for b in _bands_of(c)] for role in (scene.source, scene.lens_light))
         self.sources, self.lights, bands = sources, lights, range(len(data.image))
         used = {
@@ -26,8 +38,9 @@ class Lenstronomy:
             for name, profiles in (("source", sources), ("lens_light", lights))
         }
         sky = ["UNIFORM"] if scene.sky else []
+        masks = [m.astype(float) for m in data.mask]
         self.image_likelihood = ImageLikelihood(
-            [band_settings(data, b, supersampling) for b in range(len(data.image))],
+            [band_settings(data, b, supersampling) for b in bands],
             "multi-linear",
             {
                 "lens_model_list": [c.profile for c in scene.lens],
@@ -36,8 +49,15 @@ class Lenstronomy:
                 "index_source_light_model_list": used["source"],
                 "index_lens_light_model_list": [[*used["lens_light"][b], *[len(lights)] * len(sky)] for b in bands],
             },
-            image_likelihood_mask_list=[m.astype(float) for m in data.mask],
+            image_likelihood_mask_list=masks,
             check_positive_flux=True,
+        )
+        # What is held was rendered a value per pixel.
+        self.held_likelihood = ImageLikelihood(
+            [band_settings(data, b, 1) for b in bands],
+            "multi-linear",
+            {"lens_light_model_list": [profile for profile, _ in held]},
+            image_likelihood_mask_list=masks,
         )
 
     def kwargs(self, vector: NDArray[np.float64]) -> dict[str, Any]:
@@ -59,8 +79,41 @@ class Lenstronomy:
         return {"kwargs_lens": lens, "kwargs_source": source, "kwargs_lens_light": light}
 
     def log_likelihood(self, vector: NDArray[np.float64]) -> float:
+        if self.held:
+            return self._with_held(vector)
         value, _ = self.image_likelihood.logL(**self.kwargs(vector), kwargs_ps=[])
         return float(value)
+
+    def _with_held(self, vector: NDArray[np.float64]) -> float:
+        """From lenstronomy's images, all amplitudes by least squares: its own solver takes so many for singular."""
+        assert self.data.sigma is not None and self.data.templates is not None
+        own = self.kwargs(vector)
+        held = {**own, "kwargs_source": [], "kwargs_lens_light": [{"amp": 1.0, **k} for _, k in self.held]}
+        value = 0.0
+        for b, templates in enumerate(self.data.templates):
+            used = self.data.mask[b]
+            root = 1 / self.data.sigma[b][used]
+            images = np.concatenate(
+                [
+                    self._images(self.image_likelihood, b, own),
+                    self._images(self.held_likelihood, b, held)[templates.any((1, 2))],
+                ]
+            )
+            columns = (images * root).T
+            columns /= np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
+            target = self.data.image[b][used] * root
+            best = np.linalg.lstsq(columns, target, rcond=1e-6)[0]
+            value -= 0.5 * float(((target - columns @ best) ** 2).sum())
+        return value
+
+    @staticmethod
+    def _images(likelihood: Any, band: int, kwargs: dict[str, Any]) -> NDArray[np.float64]:
+        """(L, D) unit-amplitude images of the used pixels."""
+        model = likelihood.imSim._image_model_list[band]
+        found = model.linear_response_matrix(
+            kwargs["kwargs_lens"], kwargs["kwargs_source"], kwargs["kwargs_lens_light"]
+        )
+        return np.asarray(found, dtype=np.float64)
 
 
 def _bands_of(component: Component) -> list[int] | list[None]:

@@ -6,7 +6,7 @@ overlap the lens. Both show in what the best model leaves over, and both are men
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,13 +15,15 @@ from scipy.ndimage import binary_dilation
 
 from lenspipe.errors import CandidateError, Reason
 from lenspipe.infer import starts
-from lenspipe.infer.config import FitConfig
+from lenspipe.infer.config import SET, FitConfig
+from lenspipe.infer.light import HeldLight, fit_gaussians
 from lenspipe.infer.likelihood import Likelihood
 from lenspipe.infer.objective import Objective
 from lenspipe.infer.optimise import Optima, levenberg_marquardt
 from lenspipe.infer.prepare import Prepared, with_light_error
-from lenspipe.infer.priors import Priors
-from lenspipe.lensing.scene import Scene
+from lenspipe.infer.priors import Priors, normal
+from lenspipe.lensing.params import LIGHT
+from lenspipe.lensing.scene import Scene, build
 
 Floats = NDArray[np.float64]
 
@@ -29,48 +31,79 @@ _BAD_FIT = 1.15
 """Chi-square per pixel above which segmented arcs are suspected to be neighbours. No verdict hangs on it."""
 _PRICE = 1.0
 """Cost of leaving a pixel out: the 1/2 that a well modelled one brings, and as much again."""
-
 _EDGE, _BRIGHT, _TRIMS = 3, 3.5, 3
 """Pixels around a mask, and the sigma above which they are added to it; at most so many times."""
+OTHER_LIGHTS = ((SET, SET), (SET,), ("SERSIC_ELLIPSE", "SERSIC_ELLIPSE"))
+"""Models of the lens light that are held against each other: wrong Einstein radii change with them."""
+_KEPT = 3
+"""Optima that go on after the lens light has been refitted without the source."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The winning attempt: its pixels, its objective (float64) and the distinct optima, best first."""
+    """The winning attempt.
+
+    Attributes
+    ----------
+    prepared : its pixels.
+    objective : in float64.
+    optima : the distinct ones, best first.
+    light : the lens light whose shape is held; None where it is sampled.
+    other_lights : theta_E that other models of the lens light give, by their name.
+    """
 
     prepared: Prepared
     objective: Objective
     optima: Optima
-    notes: tuple[str, ...]
-    evaluations: int
+    light: HeldLight | None = None
+    notes: tuple[str, ...] = ()
+    evaluations: int = 0
+    other_lights: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def theta_E(self) -> float:
+        return self.best("theta_E")
+
+    def best(self, name: str) -> float:
+        """A parameter of the best optimum."""
+        priors = self.objective.priors
+        return float(priors.physical(self.optima.u[0])[priors.names.index(name)])
 
 
-def search(prepared: Prepared, scene: Scene, priors: Priors, config: FitConfig) -> Found:
-    """Optimise on the pixels of `prepared`; where that fits badly, also without each segmented arc in turn.
+def search(prepared: Prepared, scene: Scene, config: FitConfig) -> Found:
+    """Optimise the `scene` on the pixels of `prepared`.
 
-    A neighbour that the network takes for an arc drags the lens model to it. Leaving it out then gains far more than
-    its pixels cost; leaving out a true arc gains nothing.
+    Of a scene without lens light the light is held (`lenspipe.infer.light`), and other models of it are tried too.
+    Others are tried, where they fit badly, without each segmented arc in turn: a neighbour that the network takes for
+    an arc drags the lens model to it. Leaving it out then gains far more than its pixels cost; leaving out a true arc
+    gains nothing.
 
     Raises
     ------
     CandidateError : where no start has a finite likelihood.
     """
-    objective, optima = _attempt(prepared, scene, priors, config)
-    best, evaluations = (prepared, objective, optima), objective.calls
-    notes: tuple[str, ...] = ()
-    pixels = objective.likelihood.n_data
-    if 2 * optima.cost[0] > _BAD_FIT * pixels:
-        lowest = optima.cost[0]
-        for arc, without in prepared.arcs_left_out():
-            objective, optima = _attempt(without, scene, priors, config)
-            evaluations += objective.calls
-            cost = optima.cost[0] + _PRICE * (pixels - objective.likelihood.n_data)
+    if not scene.lens_light:
+        profiles = config.model.lens_light or ()
+        found = _with_light_held(prepared, scene, config, profiles)
+        others = [other for other in OTHER_LIGHTS if other != profiles] if config.verdict.other_lights else []
+        rivals = {" + ".join(other): _with_light_held(prepared, scene, config, other) for other in others}
+        evaluations = found.evaluations + sum(rival.evaluations for rival in rivals.values())
+        radii = {name: rival.theta_E for name, rival in rivals.items()}
+        return replace(found, evaluations=evaluations, other_lights=radii)
+
+    found = _with_light_sampled(prepared, scene, config)
+    evaluations = found.evaluations
+    pixels = found.objective.likelihood.n_data
+    if 2 * found.optima.cost[0] > _BAD_FIT * pixels:
+        lowest = found.optima.cost[0]
+        for (x, y), without in prepared.arcs_left_out():
+            attempt = _with_light_sampled(without, scene, config)
+            evaluations += attempt.evaluations
+            cost = attempt.optima.cost[0] + _PRICE * (pixels - attempt.objective.likelihood.n_data)
             if cost < lowest:
-                best, lowest = (without, objective, optima), cost
-                notes = (
-                    f"the segmented arc at x = {arc[0]:.1f}, y = {arc[1]:.1f} arcsec is left out: another object's",
-                )
-    found = Found(*best, notes, evaluations)
+                note = f"the segmented arc at x = {x:.1f}, y = {y:.1f} arcsec is left out: another object's"
+                found, lowest = replace(attempt, notes=(note,)), cost
+    found = replace(found, evaluations=evaluations)
     for _ in range(_TRIMS):
         wings = _wings(found)
         if not wings.any():
@@ -91,33 +124,107 @@ def _wings(found: Found) -> NDArray[np.bool_]:
 def _without(found: Found, pixels: NDArray[np.bool_]) -> Found:
     """The optima polished without (H,W) `pixels`, which belong to other objects."""
     prepared = found.prepared.without(pixels)
-    priors = found.objective.priors
-    objective = Objective(found.objective.likelihood.masked(prepared.imaging.mask), priors)
-    fine = levenberg_marquardt(objective, found.optima.u, priors.lower, priors.upper, iterations=20)
-    order = distinct(fine.u, fine.cost, len(fine.u))
-    optima = Optima(fine.u[order], fine.cost[order])
+    objective = Objective(found.objective.likelihood.masked(prepared.imaging.mask), found.objective.priors)
+    optima = _polished(objective, found.optima)
     return replace(found, prepared=prepared, objective=objective, optima=optima,
                    evaluations=found.evaluations + objective.calls)  # fmt: skip
 
 
-def _attempt(prepared: Prepared, scene: Scene, priors: Priors, config: FitConfig) -> tuple[Objective, Optima]:
-    light, light_model = starts.lens_light(prepared, scene, priors)
-    imaging, data = prepared.imaging, config.data
+def sampled_priors(scene: Scene, config: FitConfig) -> Priors:
+    """The priors of a `scene` whose lens light is sampled."""
+    return Priors(scene.names, config.priors, config.mass_follows_light, bool(config.sharp))
+
+
+def _with_light_sampled(prepared: Prepared, scene: Scene, config: FitConfig) -> Found:
+    priors = sampled_priors(scene, config)
+    free = ["lens_light"] if any(c.per_band for c in scene.lens_light) else []
+    profiles = [c.profile for c in scene.lens_light]
+    light_scene = build([], [], profiles, scene.sky, joint_centre=False, free=free, bands=scene.bands)
+    joint = scene.lens_light[0].columns[-2:] == scene.lens[0].columns[-2:]
+    centre = {f"lens_light_{c}": c for c in ("center_x", "center_y")}
+    # With a joint centre the light's centre carries the prior of the deflector's.
+    aliases = centre if joint else {}
+    own = {n: priors.priors[scene.index(aliases.get(n, n))] for n in light_scene.names}
+    vector, _, model = starts.lens_light(prepared, light_scene, Priors(light_scene.names, own))
+    light = dict(zip(light_scene.names, vector.tolist()))
+    light |= {f"lens_light_{e}": starts.mean_of(light_scene, vector, f"lens_light_{e}") for e in ("e1", "e2")}
+    light |= {c: starts.mean_of(light_scene, vector, n) for n, c in centre.items()}
+    imaging = prepared.without_core((light["center_x"], light["center_y"]), config.data.core or 0.0).imaging
+    data = config.data
     if data.light_error:
-        imaging = with_light_error(imaging, light_model, data.light_error)
+        imaging = with_light_error(imaging, model, data.light_error)
     likelihood = Likelihood(imaging, scene, supersampling=data.supersampling, marginalise=data.marginalise)
     objective = Objective(likelihood, priors)
+    optima = _climb(objective, prepared, light, config)
+    return Found(prepared, objective, optima, evaluations=objective.calls)
+
+
+def _with_light_held(prepared: Prepared, scene: Scene, config: FitConfig, profiles: tuple[str, ...]) -> Found:
+    error = config.data.light_error or 0.0
+    gaussians = profiles[0] == SET
+    light = fit_gaussians(prepared, len(profiles), error) if gaussians else _sersics(prepared, profiles)
+    objective = _objective_held(prepared, scene, config, light)
+    start = {
+        "center_x": light.centre[0],
+        "center_y": light.centre[1],
+        "lens_light_e1": light.e1,
+        "lens_light_e2": light.e2,
+    }
+    optima = _climb(objective, prepared, start, config)
+    evaluations = objective.calls
+    if gaussians:
+        # The source is known well enough now to be subtracted: no pixel need be masked for the light's sake.
+        source = objective.likelihood.images(objective.priors.physical(optima.u[0])).source
+        light = fit_gaussians(prepared, len(profiles), error, source, light)
+        objective = _objective_held(prepared, scene, config, light)
+        optima = _polished(objective, Optima(optima.u[:_KEPT], optima.cost[:_KEPT]))
+        evaluations += objective.calls
+    return Found(prepared, objective, optima, light, evaluations=evaluations)
+
+
+def _sersics(prepared: Prepared, profiles: tuple[str, ...]) -> HeldLight:
+    scene = build([], [], profiles, sky=True, joint_centre=False)
+    vector, layers, model = starts.lens_light(prepared, scene, Priors(scene.names, {}))
+    x, y, e1, e2 = (float(vector[scene.index(f"lens_light_{n}")]) for n in ("center_x", "center_y", "e1", "e2"))
+    components = [(c.profile, dict(zip(LIGHT[c.profile], vector[list(c.columns)].tolist()))) for c in scene.lens_light]
+    return HeldLight((x, y), e1, e2, layers, model, (*components, ("UNIFORM", {})))
+
+
+def _objective_held(prepared: Prepared, scene: Scene, config: FitConfig, light: HeldLight) -> Objective:
+    data = config.data
+    declared = dict(config.priors)
+    if config.model.joint_centre:
+        share = {n: c for n, c in zip(("center_x", "center_y"), light.centre) if n not in declared}
+        sigma = config.centre_follows_light
+        # Wider bounds would not hold: where the model is wrong, any prior is outweighed.
+        declared |= {n: normal(c, sigma, c - 2.5 * sigma, c + 2.5 * sigma) for n, c in share.items()}
+    alike = {"e1": light.e1, "e2": light.e2} if config.mass_follows_light else {}
+    follow = {n: (v, config.mass_follows_light or 1.0) for n, v in alike.items() if n in scene.names}
+    priors = Priors(scene.names, declared, sharp=bool(config.sharp), light=follow)
+    imaging = light.onto(prepared.without_core(light.centre, data.core or 0.0).imaging, data.light_error or 0.0)
+    likelihood = Likelihood(imaging, scene, supersampling=data.supersampling, marginalise=data.marginalise)
+    return Objective(likelihood, priors)
+
+
+def _climb(objective: Objective, prepared: Prepared, light: dict[str, float], config: FitConfig) -> Optima:
+    """From the grid to distinct optima, best first."""
+    scene, priors = objective.likelihood.scene, objective.priors
     points = starts.grid(prepared, scene, priors, light, config.search)
     cost = objective.cost(points)
     if cost.min() > 1e11:
         raise CandidateError(Reason.NO_FINITE_START, f"none of {len(points)} starts has a finite likelihood.")
     begin = starts.choose(points, cost, points[:, scene.index("theta_E")], config.search.starts)
-    lower, upper = priors.lower, priors.upper
-    coarse = levenberg_marquardt(objective, begin, lower, upper, iterations=12)
+    coarse = levenberg_marquardt(objective, begin, priors.lower, priors.upper, iterations=12)
     few = distinct(coarse.u, coarse.cost, config.search.finalists)
-    fine = levenberg_marquardt(objective, coarse.u[few], lower, upper, iterations=40)
-    order = distinct(fine.u, fine.cost, len(few))
-    return objective, Optima(fine.u[order], fine.cost[order])
+    return _polished(objective, Optima(coarse.u[few], coarse.cost[few]), iterations=40)
+
+
+def _polished(objective: Objective, optima: Optima, iterations: int = 20) -> Optima:
+    """`optima` climbed further, the distinct ones, best first."""
+    priors = objective.priors
+    fine = levenberg_marquardt(objective, optima.u, priors.lower, priors.upper, iterations=iterations)
+    order = distinct(fine.u, fine.cost, len(fine.u))
+    return Optima(fine.u[order], fine.cost[order])
 
 
 def distinct(u: Floats, cost: Floats, count: int) -> NDArray[np.intp]:

@@ -12,17 +12,18 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.ndimage import binary_dilation
 
 from lenspipe.infer.config import SearchConfig
-from lenspipe.infer.likelihood import Imaging, Likelihood
+from lenspipe.infer.light import bright_residual
+from lenspipe.infer.likelihood import Likelihood
 from lenspipe.infer.objective import Objective
 from lenspipe.infer.optimise import levenberg_marquardt
 from lenspipe.infer.prepare import Prepared
 from lenspipe.infer.priors import Priors
 from lenspipe.lensing.light import half_light
 from lenspipe.lensing.params import without_band
-from lenspipe.lensing.scene import Scene, build
+from lenspipe.lensing.scene import Scene
 
 Floats = NDArray[np.float64]
 
@@ -34,41 +35,41 @@ _NEUTRAL = {"n_sersic": 1.0, "R_sersic": 0.2, "sigma": 0.2, "theta_E": 0.2, "gam
 """Where a parameter begins that nothing else says; others at 0."""
 
 
-def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[dict[str, float], Floats]:
-    """Fit the lens light alone, the arc masked out.
+def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[Floats, Floats, Floats]:
+    """Fit a `scene` of lens light alone, the arc masked out.
 
     Returns
     -------
-    values : parameter name -> value, for the lens light, and its centre as the deflector's ``center_x, center_y`` too.
-    model : (B,H,W) lens light in flux units.
+    vector : (P,) parameters of `scene`.
+    layers : (B,L,H,W) its components at unit amplitude, blurred, a sky last.
+    model : (B,H,W) their best sum, without the sky, in flux units.
     """
     imaging = prepared.imaging
-    free = ["lens_light"] if any(c.per_band for c in scene.lens_light) else []
-    profiles = [c.profile for c in scene.lens_light]
-    light_scene = build([], [], profiles, scene.sky, joint_centre=False, free=free, bands=scene.bands)
-    joint = scene.lens_light[0].columns[-2:] == scene.lens[0].columns[-2:]
-    centre = {f"lens_light_{c}": c for c in ("center_x", "center_y")}
-    # With a joint centre the light's centre carries the prior of the deflector's.
-    aliases = centre if joint else {}
-    declared = {n: priors.priors[scene.index(aliases.get(n, n))] for n in light_scene.names}
-    own = Priors(light_scene.names, declared)
-    begin = _first_light(light_scene, prepared)
-    u = own.inner(_vectors(light_scene, [begin]))
+    begin = _first_light(scene, prepared)
+    u = priors.inner(_vectors(scene, [begin]))
     arc = None if prepared.source is None else binary_dilation(prepared.source > 0.3)
     for _ in range(3):
         mask = imaging.mask if arc is None else imaging.mask & ~arc
-        likelihood = Likelihood(replace(imaging, mask=mask), light_scene)
-        u = levenberg_marquardt(Objective(likelihood, own), u, own.lower, own.upper, 20).u
+        likelihood = Likelihood(replace(imaging, mask=mask), scene)
+        u = levenberg_marquardt(Objective(likelihood, priors), u, priors.lower, priors.upper, 20).u
         if prepared.source is not None:
             break
-        arc = _bright_residual(likelihood, own.physical(u)[0])
-    found = likelihood.solve(torch.as_tensor(own.physical(u)), non_negative=True)
-    full = Likelihood(imaging, light_scene)
-    amplitudes = found.amplitudes[0, :, : full.n_positive]
-    layers = full.response(torch.as_tensor(own.physical(u)))[0, : full.n_positive]
-    model = torch.einsum("bl,lbhw->bhw", amplitudes, layers).numpy() * likelihood.unit
-    values = dict(zip(light_scene.names, own.physical(u)[0].tolist()))
-    return values | {c: values[n] for n, c in centre.items()}, model
+        vector = priors.physical(u)[0]
+        x, y = (mean_of(scene, vector, f"lens_light_{c}") for c in ("center_x", "center_y"))
+        arc = bright_residual(likelihood.significance(torch.as_tensor(vector)), imaging, (x, y))
+    vector = priors.physical(u)[0]
+    row = torch.as_tensor(vector)[None]
+    amplitudes = likelihood.solve(row, non_negative=True).amplitudes[0]
+    layers = likelihood.response(row)[0]
+    lights = len(scene.lens_light)
+    model = torch.einsum("bl,lbhw->bhw", amplitudes[:, :lights], layers[:lights]).numpy() * likelihood.unit
+    return vector, layers.transpose(0, 1).numpy(), model
+
+
+def mean_of(scene: Scene, vector: Floats, name: str) -> float:
+    """The mean over the bands of the parameter `name` without a band, out of a (P,) vector; 0 where there is none."""
+    found = [float(value) for key, value in zip(scene.names, vector) if without_band(key) == name]
+    return sum(found) / max(len(found), 1)
 
 
 def grid(prepared: Prepared, scene: Scene, priors: Priors, light: dict[str, float], config: SearchConfig) -> Floats:
@@ -80,7 +81,7 @@ def grid(prepared: Prepared, scene: Scene, priors: Priors, light: dict[str, floa
     hint = _arc_radius(prepared, (light["center_x"], light["center_y"]))
     if hint is not None:
         radii += list(hint * np.geomspace(0.75, 1.33, 7))
-    e1, e2 = (_mean_of(light, f"lens_light_{e}") for e in ("e1", "e2"))
+    e1, e2 = (light.get(f"lens_light_{e}", 0.0) for e in ("e1", "e2"))
     rows = []
     for theta_E in radii:
         for share in (1.0, 0.3):
@@ -129,31 +130,10 @@ def _vectors(scene: Scene, rows: list[dict[str, float]]) -> Floats:
     return np.array([[row[name] if name in row else row[short] for name, short in pairs] for row in rows])
 
 
-def _mean_of(values: dict[str, float], name: str) -> float:
-    """The mean over the bands of the parameter `name` without a band; 0 where there is none."""
-    found = [value for key, value in values.items() if without_band(key) == name]
-    return sum(found) / max(len(found), 1)
-
-
 def _arc_radius(prepared: Prepared, centre: tuple[float, float]) -> float | None:
     """Probability-weighted mean distance of the source pixels from the lens, arcsec."""
     if prepared.source is None or (prepared.source > 0.5).sum() < 3:
         return None
-    distance = _distance(prepared.imaging, centre)
+    distance = prepared.imaging.distance(centre)
     weight = np.where(prepared.source > 0.5, prepared.source, 0)
     return max(float((weight * distance).sum() / weight.sum()), 0.1)
-
-
-def _bright_residual(likelihood: Likelihood, values: Floats) -> NDArray[np.bool_]:
-    """(H,W) pixels that stay 3 sigma too bright, smoothed, outside the core: arcs and neighbours."""
-    width, imaging, scene = 1.5, likelihood.data, likelihood.scene
-    smooth = gaussian_filter(likelihood.significance(torch.as_tensor(values)), width) * math.sqrt(4 * math.pi) * width
-    x, y = (float(values[scene.index(f"lens_light_{c}")]) for c in ("center_x", "center_y"))
-    return binary_dilation((smooth > 3) & (_distance(imaging, (x, y)) > 6 * imaging.pixel_scale))
-
-
-def _distance(imaging: Imaging, centre: tuple[float, float]) -> Floats:
-    height, width = imaging.shape
-    x = (np.arange(width) - (width - 1) / 2) * imaging.pixel_scale - centre[0]
-    y = (np.arange(height) - (height - 1) / 2) * imaging.pixel_scale - centre[1]
-    return np.hypot(x, y[:, None])

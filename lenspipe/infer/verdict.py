@@ -25,6 +25,7 @@ class Evidence:
     magnification, theta_E, source_radius : of the best model; arcsec.
     near_best : (M,) Einstein radii of the distinct optima nearly as good as the best, itself included.
     mass_light : |e_mass - e_light|, NaN without lens light.
+    other_lights : theta_E with other models of the lens light.
     arc_signal : S/N of the modelled arc, all its pixels together.
     mask_overlap : share of the masked arc's pixels where the model has an arc; NaN without masks.
     converged : the sampler met its rule.
@@ -37,6 +38,7 @@ class Evidence:
     source_radius: float
     near_best: Floats
     mass_light: float
+    other_lights: dict[str, float]
     arc_signal: float
     mask_overlap: float
     converged: bool
@@ -62,9 +64,9 @@ def judge(seen: Evidence, limits: VerdictConfig) -> Verdict:
     spread = float(np.ptp(seen.near_best) / seen.theta_E)
     unless(not seen.at_bound, Reason.PARAMETER_AT_BOUND, f"({', '.join(seen.at_bound)})")
     unless(
-        not seen.magnification < limits.magnification,
+        not seen.magnification < (limits.magnification or 1),
         Reason.LOW_MAGNIFICATION,
-        f"(magnification {seen.magnification:.2f}, wanted {limits.magnification:g})",
+        f"(magnification {seen.magnification:.2f}, wanted {limits.magnification or 1:g})",
     )
     unless(
         not seen.source_radius > limits.source_radius * seen.theta_E,
@@ -75,6 +77,12 @@ def judge(seen: Evidence, limits: VerdictConfig) -> Verdict:
         not spread > limits.start_spread,
         Reason.STARTS_DISAGREE,
         f"(from {seen.near_best.min():.2f} to {seen.near_best.max():.2f} arcsec)",
+    )
+    others = [seen.theta_E, *seen.other_lights.values()]
+    unless(
+        max(others) - min(others) <= limits.light_spread * seen.theta_E,
+        Reason.LIGHT_MODELS_DISAGREE,
+        "(" + ", ".join(f"{theta_E:.2f} arcsec with {name}" for name, theta_E in seen.other_lights.items()) + ")",
     )
     unless(
         not seen.mass_light > limits.mass_light,

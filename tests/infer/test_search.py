@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.prepare import prepare
-from lenspipe.infer.priors import Priors
 from lenspipe.infer.search import distinct, search
 from lenspipe.lensing.light import sersic_ellipse
 from lenspipe.lensing.scene import build
@@ -22,7 +21,7 @@ CONFIG = FitConfig.model_validate({"search": {"starts": 12, "radii": 14, "finali
 def theta_E(cutout, masks):
     config = CONFIG.resolve(1.25, 12)
     with torch.no_grad():
-        found = search(prepare(cutout, masks, config.data), SCENE, Priors(SCENE.names, {}), config)
+        found = search(prepare(cutout, masks, config.data), SCENE, config)
     return found.objective.priors.physical(found.optima.u[0])[0], found.notes
 
 
@@ -65,7 +64,7 @@ def test_light_and_mass_with_centres_of_their_own():
     config = CONFIG.resolve(1.25, 12)
     scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"], joint_centre=False)
     with torch.no_grad():
-        found = search(prepare(cutout, masks, config.data), scene, Priors(scene.names, {}), config)
+        found = search(prepare(cutout, masks, config.data), scene, config)
     best = dict(zip(scene.names, found.objective.priors.physical(found.optima.u[0])))
     assert best["theta_E"] == pytest.approx(TRUTH["theta_E"], rel=0.05)
     for name in ("center_x", "lens_light_center_x"):

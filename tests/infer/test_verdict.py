@@ -16,6 +16,7 @@ FINE = Evidence(
     source_radius=0.3,
     near_best=np.array([1.5, 1.51]),
     mass_light=0.05,
+    other_lights={"SERSIC_ELLIPSE": 1.52},
     arc_signal=60.0,
     mask_overlap=0.9,
     converged=True,
@@ -36,6 +37,7 @@ def test_good_without_a_reason_also_where_something_is_unknown():
         ({"magnification": 1.5}, "suspect", Reason.LOW_MAGNIFICATION),
         ({"source_radius": 1.4}, "suspect", Reason.SOURCE_TOO_LARGE),
         ({"near_best": np.array([1.5, 1.8])}, "suspect", Reason.STARTS_DISAGREE),
+        ({"other_lights": {"A": 1.45, "B": 1.62}}, "suspect", Reason.LIGHT_MODELS_DISAGREE),
         ({"mass_light": 0.5}, "suspect", Reason.MASS_LIGHT_MISALIGNED),
         ({"mask_overlap": 0.05}, "suspect", Reason.MASK_DISAGREES),
         ({"converged": False}, "suspect", Reason.NOT_CONVERGED),
@@ -44,7 +46,7 @@ def test_good_without_a_reason_also_where_something_is_unknown():
     ],
 )
 def test_one_criterion(change, status, reason):
-    verdict = judge(replace(FINE, **change), VerdictConfig())
+    verdict = judge(replace(FINE, **change), VerdictConfig(magnification=2.5))
     assert verdict.status == status
     assert [code for code, _ in verdict.reasons] == [reason]
     assert verdict.reasons[0][1].startswith(reason.sentence)

@@ -27,7 +27,7 @@ MAX_LAYERS = 8
 """Light components and sky that the kernel holds."""
 MAX_KERNEL = 31
 """Pixels across a PSF kernel; beyond that a Fourier transform is faster."""
-_ABI = 1
+_ABI = 2
 """``kAbi`` of kernel.h: a library with another one was built from other sources than these, and is not called."""
 _MASS = {"SIE": 0, "SHEAR": 1, "NIE": 2, "SIS": 3, "EPL": 4, "CONVERGENCE": 5}
 _LIGHT = {"SERSIC_ELLIPSE": 0, "SERSIC": 1, "GAUSSIAN_ELLIPSE": 2}
@@ -43,9 +43,9 @@ class _Spec(ctypes.Structure):
     _fields_ = [
         *((name, _int) for name in ("itemsize", "bands", "height", "width", "supersampling")),
         *((name, _int) for name in ("lenses", "sources", "lights", "parameters")),
-        *((name, _int) for name in ("kernel_height", "kernel_width", "marginalise")),
+        *((name, _int) for name in ("kernel_height", "kernel_width", "marginalise", "templates")),
         *((name, _pointer) for name in ("profiles", "columns", "x", "y", "image", "weight", "weighted", "mask")),
-        *((name, _pointer) for name in ("floor", "per_flux", "sky", "rows", "cols", "kernels")),
+        *((name, _pointer) for name in ("floor", "per_flux", "sky", "basis", "rows", "cols", "kernels")),
     ]
 
 
@@ -81,6 +81,7 @@ class Kernel:
     image, weight, weighted, mask : (B,H,W); 0 where masked.
     floor, per_flux : (B,), the variance is floor + flux per_flux; None: it is 1 / weight.
     sky : (B,H,W), the blurred image of a uniform sky; None: no sky.
+    basis : (B,T,H,W), images orthonormal under `weight`, which every layer is freed of; None: no templates.
     dtype : float32 or float64, of the pixel arithmetic.
     """
 
@@ -97,6 +98,7 @@ class Kernel:
         floor: NDArray[np.float64] | None,
         per_flux: NDArray[np.float64] | None,
         sky: NDArray[np.float64] | None,
+        basis: NDArray[np.float64] | None,
         dtype: np.dtype[np.floating],
         supersampling: int,
         marginalise: bool,
@@ -113,13 +115,14 @@ class Kernel:
             "x": x[box[1].start * s : box[1].stop * s],
             "y": y[box[0].start * s : box[0].stop * s],
             **{
-                name: a if a is None else a[:, *box]
+                name: a if a is None else a[..., box[0], box[1]]
                 for name, a in (
                     ("image", image),
                     ("weight", weight),
                     ("weighted", weighted),
                     ("mask", mask),
                     ("sky", sky),
+                    ("basis", None if basis is None else np.einsum("bthw,bhw->bthw", basis, weight)),
                 )
             },
             "floor": floor,
@@ -149,6 +152,7 @@ class Kernel:
             kernel_height=kernel_height,
             kernel_width=kernel_width,
             marginalise=marginalise,
+            templates=0 if basis is None else basis.shape[1],
             **{name: a.ctypes.data for name, a in held.items()},
         )
         self._library = library

@@ -68,6 +68,10 @@ class Problem {
     for (int j = 0; j < H_ * f; j++) y_[j] = T(s.y[j]);
     image_ = padded(s.image), weight_ = padded(s.weight), weighted_ = padded(s.weighted), mask_ = padded(s.mask);
     if (s.sky) sky_ = padded(s.sky);
+    if (s.templates) {
+      basis_ = padded(s.basis, s.bands * s.templates);
+      for (int l = 0; l < total_; l++) shared_[l] = arena_.array<double>(s.templates);
+    }
     poisson_ = s.floor != nullptr;
     if (poisson_) floor_ = arena_.copy(s.floor, s.bands), per_flux_ = arena_.copy(s.per_flux, s.bands);
     extents_ = arena_.array<Extent>(s.bands);
@@ -126,9 +130,11 @@ class Problem {
   }
 
  private:
-  T* padded(const double* from) {
-    T* to = arena_.array<T>(s_.bands * size_);
-    for (long r = 0; r < long(s_.bands) * H_; r++)
+  T* padded(const double* from) { return padded(from, s_.bands); }
+
+  T* padded(const double* from, int images) {
+    T* to = arena_.array<T>(images * size_);
+    for (long r = 0; r < long(images) * H_; r++)
       for (int i = 0; i < W_; i++) to[r * stride_ + i] = T(from[r * W_ + i]);
     return to;
   }
@@ -315,15 +321,50 @@ class Problem {
     }
     if (sky_) layer[layers_] = sky_ + b * size_;
     switch (total_) {
-      case 1: return accumulate<1>(b, layer, m, right);
-      case 2: return accumulate<2>(b, layer, m, right);
-      case 3: return accumulate<3>(b, layer, m, right);
-      case 4: return accumulate<4>(b, layer, m, right);
-      case 5: return accumulate<5>(b, layer, m, right);
-      case 6: return accumulate<6>(b, layer, m, right);
-      case 7: return accumulate<7>(b, layer, m, right);
-      default: return accumulate<8>(b, layer, m, right);
+      case 1: accumulate<1>(b, layer, m, right); break;
+      case 2: accumulate<2>(b, layer, m, right); break;
+      case 3: accumulate<3>(b, layer, m, right); break;
+      case 4: accumulate<4>(b, layer, m, right); break;
+      case 5: accumulate<5>(b, layer, m, right); break;
+      case 6: accumulate<6>(b, layer, m, right); break;
+      case 7: accumulate<7>(b, layer, m, right); break;
+      default: accumulate<8>(b, layer, m, right);
     }
+    if (s_.templates) free_of_templates(b, layer, m);
+  }
+
+  // Takes from M what the templates share with each layer; the data have none of it left, so `right` stays.
+  void free_of_templates(int b, const T* const* layer, Matrix& m) {
+    const Extent& e = extents_[b];
+    for (int k = 0; k < total_; k++) {
+      for (int t = 0; t < s_.templates; t++) {
+        const T* basis = basis_ + (long(b) * s_.templates + t) * size_;
+        double total = 0;
+        for (int block = e.begin; block < e.end; block += kBlock) {
+          Vec<T> acc = {};
+          for (int j = block; j < e.end && j < block + kBlock; j++)
+            for (int c = e.first[j]; c < e.last[j]; c++) {
+              const long at = long(j) * stride_ + c * L;
+              acc += load(basis + at) * load(layer[k] + at);
+            }
+          total += sum<T>(acc);
+        }
+        shared_[k][t] = total;
+      }
+      for (int h = 0; h <= k; h++) {
+        double both = 0;
+        for (int t = 0; t < s_.templates; t++) both += shared_[k][t] * shared_[h][t];
+        m.at[k][h] -= both;
+        if (h < k) m.at[h][k] = m.at[k][h];
+      }
+    }
+  }
+
+  // What of the model the templates can take: its amplitude along template `t`, for amplitudes rounded as the pixels' are.
+  double along(int t, const double* amplitudes) const {
+    double total = 0;
+    for (int l = 0; l < total_; l++) total += double(T(amplitudes[l])) * shared_[l][t];
+    return total;
   }
 
   template <int N>
@@ -384,6 +425,7 @@ class Problem {
         }
       total += sum<T>(acc);
     }
+    for (int t = 0; t < s_.templates; t++) total -= along(t, amplitudes) * along(t, amplitudes);
     return total;
   }
 
@@ -401,6 +443,16 @@ class Problem {
         if (poisson_) store(normalised_ + at, r / root<T>(T(floor_[b]) + at_least<T>(model, zero) * T(per_flux_[b])));
         else store(normalised_ + at, r * root<T>(load(weight + at)));
       }
+    for (int t = 0; t < s_.templates; t++) {
+      const T* basis = basis_ + (long(b) * s_.templates + t) * size_;  // times weight: 0 where masked
+      const T taken = T(along(t, amplitudes));
+      for (int j = e.begin; j < e.end; j++)
+        for (int c = e.first[j]; c < e.last[j]; c++) {
+          const long at = long(j) * stride_ + c * L;
+          const Vec<T> sigma = splat(T(1)) / root<T>(at_least<T>(load(weight + at), splat<T>(T(1e-30))));
+          store(normalised_ + at, load(normalised_ + at) + taken * (load(basis + at) * sigma));
+        }
+    }
   }
 
   Spec s_;
@@ -409,7 +461,8 @@ class Problem {
   int layers_, total_;
   bool poisson_ = false;
   Arena arena_;
-  T *x_, *y_, *image_, *weight_, *weighted_, *mask_, *sky_ = nullptr;
+  T *x_, *y_, *image_, *weight_, *weighted_, *mask_, *sky_ = nullptr, *basis_ = nullptr;
+  double* shared_[kMaxLayers];  // (templates,) of each layer: what it shares with the band's templates
   double *floor_ = nullptr, *per_flux_ = nullptr;
   Extent* extents_;
   T *image_of_[kMaxLayers], *blurred_[kMaxLayers], *frames_[kMaxLayers], *half_, *normalised_;

@@ -6,7 +6,7 @@ namespace lenspipe {
 
 constexpr int kMaxLayers = 8;
 // To be raised, here and in kernel/__init__.py, with every change of Spec, of its meaning or of the functions.
-constexpr int kAbi = 1;
+constexpr int kAbi = 2;
 
 // One candidate's data and scene. Lengths: B bands, H W pixels, s subpixels per pixel and axis.
 // The Python side (kernel/__init__.py) holds the same struct: keep the order.
@@ -16,12 +16,14 @@ struct Spec {
   int lenses, sources, lights, parameters;
   int kernel_height, kernel_width;  // 0: Gaussian
   int marginalise;
+  int templates;
   const int* profiles;  // of each deflector, source and lens light: the numbers of evaluate.h
   const int* columns;   // columns of each component's parameters, component after component
   const double *x, *y;  // (W s,), (H s,) arcsec
   const double *image, *weight, *weighted, *mask;  // (B, H, W)
   const double *floor, *per_flux;                  // (B,) or null: variance does not depend on the model
   const double* sky;                               // (B, H, W) blurred sky or null
+  const double* basis;                             // (B, templates, H, W) orthonormal, times weight; or null
   const double *rows, *cols;                       // Gaussian: (B, H, H) and (B, W, W): out = rows @ image @ cols
   const double* kernels;                           // pixel PSF: (B, h, w), already flipped
 };
