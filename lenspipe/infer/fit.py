@@ -87,6 +87,8 @@ class Fit:
     chi2_arc: float
     log_likelihood: float
     lenstronomy_difference: float
+    light: HeldLight | None
+    other_lights: dict[str, float]
     notes: tuple[str, ...]
     evaluations: int
     seconds: float
@@ -212,6 +214,8 @@ def _fit(
         chi2_arc=float((residual[arc] ** 2).mean()) if arc.any() else float("nan"),
         log_likelihood=value,
         lenstronomy_difference=difference,
+        light=found.light,
+        other_lights=found.other_lights,
         notes=found.notes,
         evaluations=found.evaluations + chains.evaluations,
         seconds=time.perf_counter() - begun,

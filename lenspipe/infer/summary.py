@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lenspipe.infer.fit import Fit
+from lenspipe.infer.light import HeldLight
 from lenspipe.types import Cutout
 
 Floats = NDArray[np.float64]
@@ -57,6 +58,8 @@ def summarise(fit: Fit, cutout: Cutout, masks_origin: str, seed: int, versions: 
         "chi2_arc": _finite(fit.chi2_arc),
         "log_likelihood": fit.log_likelihood,
         "lenstronomy_difference": _finite(fit.lenstronomy_difference),
+        "held_light": _held(fit.light),
+        "theta_E_other_lights": fit.other_lights,
         "ess_min": float(quality.ess.min()),
         "rhat_max": float(quality.rhat.max()),
         "tau_max": float(quality.tau.max()),
@@ -72,6 +75,13 @@ def summarise(fit: Fit, cutout: Cutout, masks_origin: str, seed: int, versions: 
         "versions": versions,
         "seed": seed,
     }
+
+
+def _held(light: HeldLight | None) -> dict[str, float] | None:
+    if light is None:
+        return None
+    center_x, center_y = light.centre
+    return {"e1": light.e1, "e2": light.e2, "center_x": center_x, "center_y": center_y}
 
 
 def _finite(value: float) -> float | None:
