@@ -133,6 +133,8 @@ def fit_foreign(
         chi2_arc=float((residual[arc] ** 2).mean()) if arc.any() else float("nan"),
         log_likelihood=value,
         lenstronomy_difference=float("nan"),
+        light=None,
+        other_lights={},
         notes=(),
         evaluations=evaluations,
         seconds=time.perf_counter() - begun,

@@ -80,7 +80,7 @@ def judge(seen: Evidence, limits: VerdictConfig) -> Verdict:
     )
     others = [seen.theta_E, *seen.other_lights.values()]
     unless(
-        max(others) - min(others) <= limits.light_spread * seen.theta_E,
+        not max(others) - min(others) > limits.light_spread * seen.theta_E,
         Reason.LIGHT_MODELS_DISAGREE,
         "(" + ", ".join(f"{theta_E:.2f} arcsec with {name}" for name, theta_E in seen.other_lights.items()) + ")",
     )
