@@ -1,5 +1,6 @@
 # make demo    the whole pipeline on simulated images, from an empty clone to the report
 # make test    the tests
+# make test-clusters   the tests on real batch systems, which they start and end; as root they install what is missing
 # make bench   the benchmarks, each in a short version
 # make lint    style, types, the layer contract
 # make clean   remove what make built (runs/ stays)
@@ -10,13 +11,16 @@ KERNEL := $(wildcard lenspipe/lensing/kernel/*.cpp lenspipe/lensing/kernel/*.h)
 NEEDS  := setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 DEMO   := runs/demo
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-clusters bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lenspipe run workflows/demo.yaml --out $(DEMO)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+test-clusters: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/clusters -rs
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/likelihood.py --quick

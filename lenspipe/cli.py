@@ -69,11 +69,14 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which units would run and why.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try quarantined candidates again.")] = False,
     backend: Annotated[str | None, typer.Option(help="parsl or inline, in place of the site's.")] = None,
+    allocation: Annotated[
+        bool, typer.Option("--allocation", help="Work on the nodes of the Slurm job in which this runs.")
+    ] = False,
 ) -> None:
     """Run a workflow; running it again does only what is not done or no longer holds.
 
     Exit codes: 0 all done; 1 a whole stage failed; 2 a mistake in the command or a file; 3 some candidates are in
-    quarantine, the others are done.
+    quarantine, the others are done; 75 it was asked to end (SIGUSR1) before it was done.
     """
     from lenspipe.backends.dagman.submit import refuse_if_queued
     from lenspipe.backends.site import WORKFLOWS, find, load_site
@@ -81,6 +84,8 @@ def run(
 
     refuse_if_queued(out)
     where = load_site(site, stages.NAMES, site_sets or [])
+    if allocation:
+        where = where.inside_job()
     flow = load(find(workflow, WORKFLOWS, "workflow"), sets or [], stages.get)
     raise typer.Exit(run_workflow(flow, out, where, "lenspipe.stages", dry_run, retry_failed, backend or where.backend))
 
@@ -117,12 +122,12 @@ def run_workflow(
 
         return open_parsl(out, registry, where)
 
-    with choose() as progress, hold(out, progress.say):
-        ledger = Ledger(out)
+    with choose() as progress, hold(out, progress.say) as lock:
+        ledger = Ledger(out, lock.check)
         for notice in ledger.notices:
             progress.say(notice)
         ledger.begin(flow.name, [(item.corridor, item.stage.name) for item in graph.order])
-        driver = Driver(graph, out, capacity, ledger, progress, retry_failed)
+        driver = Driver(graph, out, capacity, ledger, progress, retry_failed, grace_seconds=where.grace_seconds())
         code = driver.run(open_backend)
     for mistake in driver.mistakes:
         print(mistake, file=sys.stderr)
@@ -240,7 +245,7 @@ def submit(
 
 @app.command()
 def cancel(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """End all jobs of a run; what is done stays done."""
+    """Stop a run's driver, wherever it runs, and end all of its jobs; what is done stays done."""
     from lenspipe.cli_jobs import cancel_run
 
     cancel_run(folder)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from lenspipe import stages
+from lenspipe.backends import slurm
 from lenspipe.backends.dagman import steps, submit
-from lenspipe.backends.site import WORKFLOWS, find, load_site
+from lenspipe.backends.site import WORKFLOWS, Site, find, load_site
 from lenspipe.errors import LenspipeError
+from lenspipe.run.folder import CANCEL, STATE
+from lenspipe.run.lock import describe, holder, is_stale
 from lenspipe.run.workflow import load
 
 _REGISTRY = "lenspipe.stages"
@@ -25,15 +29,46 @@ def submit_run(
 ) -> int:
     """Check everything, then submit what the site asks for, or print it; returns the exit code."""
     where = load_site(site, stages.NAMES, site_sets)
-    flow = load(find(workflow, WORKFLOWS, "workflow"), sets, stages.get)
-    return submit.submit(flow, out, where, _REGISTRY, dry_run, retry_failed)
+    path = find(workflow, WORKFLOWS, "workflow")
+    flow = load(path, sets, stages.get)
+    if where.dagman is not None:
+        return submit.submit(flow, out, where, _REGISTRY, dry_run, retry_failed)
+    if where.job is None:
+        raise LenspipeError(f"site {where.name}: `submit` needs a section 'job' (Slurm) or 'dagman' (HTCondor) there.")
+    # Files must be found from wherever the job begins; names that come with lenspipe are found there too.
+    arguments = [str(path.resolve()) if Path(workflow).is_file() else workflow, "--out", str(out.resolve())]
+    arguments += ["--site", str(Path(site).resolve()) if Path(site).is_file() else site]
+    arguments += [word for text in site_sets for word in ("--site-set", text)]
+    arguments += [word for text in sets for word in ("--set", text)]
+    arguments += ["--retry-failed"] if retry_failed else []
+    _submit_job(where, out, arguments, dry_run)
+    return 0
+
+
+def _submit_job(site: Site, out: Path, arguments: Sequence[str], dry_run: bool) -> None:
+    """The whole run inside one job of Slurm."""
+    text = slurm.driver_job(site, out, arguments)
+    if dry_run:
+        print(text, end="")
+        return
+    if there := slurm.jobs(slurm.job_name(out)):
+        raise LenspipeError(f"{out}: job {next(iter(there))} of this run is already with Slurm; see squeue.")
+    (out / STATE / "logs").mkdir(parents=True, exist_ok=True)
+    print(f"job {slurm.submit(text)} is with Slurm; lenspipe status {out}, lenspipe cancel {out}")
 
 
 def cancel_run(out: Path) -> None:
-    """End every job of the run."""
-    print(
-        f"DAG {cluster} is removed" if (cluster := submit.cancel(out)) else "no job of this run is waiting or running"
-    )
+    """Tell the run's driver to stop, wherever it runs, and end every job of the run."""
+    ended = []
+    who = holder(out)
+    if who is not None and not is_stale(out, who):
+        (out / CANCEL).touch()
+        ended.append(f"told {describe(who)} to stop")
+    if cluster := submit.cancel(out):
+        ended.append(f"DAG {cluster} is removed")
+    if shutil.which("squeue") and (jobs := slurm.cancel(slurm.job_name(out))):
+        ended.append(f"cancelled {', '.join(jobs)}")
+    print("; ".join(ended) or "no job of this run is waiting or running, and no process works on it")
 
 
 def dag_step(folder: Path, step: str, node: str, returned: int, tries: str) -> int:

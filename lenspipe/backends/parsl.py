@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -86,7 +87,7 @@ def open_parsl(root: Path, registry: str, site: Site) -> Iterator[Parsl]:
 
 def _executor(label: str, executor: Executor, site: Site, name: str) -> HighThroughputExecutor:
     minutes = minutes_of(executor.walltime)
-    return HighThroughputExecutor(
+    return _HighThroughput(
         label=label,
         address=_address(site, executor),
         encrypted=True,
@@ -94,12 +95,24 @@ def _executor(label: str, executor: Executor, site: Site, name: str) -> HighThro
         max_workers_per_node=executor.per_node(),
         cores_per_worker=1e-6,  # the number of workers is the site's to say
         available_accelerators=executor.gpus(),
-        heartbeat_period=2 if executor.provider == "local" else site.heartbeat_seconds,
-        heartbeat_threshold=30 if executor.provider == "local" else site.lost_seconds,
+        heartbeat_period=2 if executor.is_here else site.heartbeat_seconds,
+        heartbeat_threshold=30 if executor.is_here else site.lost_seconds,
         drain_period=int(60 * (minutes - executor.drain_minutes)) if executor.drain_minutes else None,
         block_error_handler=windowed_error_handler,
         provider=_provider(label, executor, site, name),
     )
+
+
+class _HighThroughput(HighThroughputExecutor):
+    """Parsl gives one block back where it means none, and takes one that has not come up yet for the idlest of all."""
+
+    def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
+        if max_idletime is not None:
+            up = self.connected_blocks()
+            if not blocks or any(not status.terminal and block not in up for block, status in self._status.items()):
+                return []
+        given_back: list[str] = super().scale_in(blocks, max_idletime)
+        return given_back
 
 
 def _provider(label: str, executor: Executor, site: Site, name: str) -> ExecutionProvider:
@@ -135,7 +148,7 @@ def _provider(label: str, executor: Executor, site: Site, name: str) -> Executio
         account=executor.account or site.account,
         qos=executor.qos or site.qos,
         walltime=executor.walltime,
-        cores_per_node=executor.cores(),
+        cores_per_node=executor.cpus_per_node or executor.cores(),
         mem_per_node=executor.memory_gb_per_node and int(executor.memory_gb_per_node),
         gpus_per_node=len(executor.gpus()) or None,
         exclusive=executor.exclusive,
@@ -175,7 +188,7 @@ def _launcher(executor: Executor) -> Launcher:
 
 def _address(site: Site, executor: Executor) -> str:
     """Where workers reach the driver; this machine's own are the only ones that do so over loopback."""
-    if site.interface is None or (executor.provider == "local" and executor.launcher != "srun"):
+    if site.interface is None or executor.is_here:
         return "127.0.0.1"
     try:
         return address_by_interface(site.interface)
@@ -211,7 +224,13 @@ def _hand_on(done: Future[dict[str, Any]], future: Future[dict[str, Any]]) -> No
     elif isinstance(error, (WorkerLost, ManagerLost)):
         future.set_result(died(Reason.TASK_CRASHED, f"{WORKER_LOSSES + 1} workers were lost over it: {error}"))
     else:
-        future.set_exception(error)
+        future.set_exception(RuntimeError(_condensed(str(error))))
+
+
+def _condensed(text: str) -> str:
+    """Parsl's account of failed blocks, each thing said once."""
+    lines = dict.fromkeys(line.strip() for line in text.splitlines())
+    return "; ".join(line for line in lines if line and not re.fullmatch(r"(.*: )?Error \d+:", line))
 
 
 def _prune(logs: Path) -> None:

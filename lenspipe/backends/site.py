@@ -97,6 +97,9 @@ class Executor(Workers):
     constraint: Line | None = None
     account: Line | None = Field(None, description="null: the site's")
     qos: Line | None = Field(None, description="null: the site's")
+    cpus_per_node: PositiveInt | None = Field(
+        None, description="to ask Slurm for on every node, where it counts otherwise (hyperthreads); null: the cores"
+    )
     exclusive: bool = Field(True, description="whole nodes")
     options: tuple[Line, ...] = Field((), description="more options of the batch system's job, one a line, as they are")
 
@@ -109,6 +112,11 @@ class Executor(Workers):
         if self.launcher == "srun" and self.provider == "condor":
             raise ValueError("launcher: srun belongs to Slurm")
         return self
+
+    @property
+    def is_here(self) -> bool:
+        """Its workers run on this machine."""
+        return self.provider == "local" and self.launcher != "srun"
 
     @property
     def most_blocks(self) -> int:
@@ -125,7 +133,7 @@ class Job(Config):
     constraint: Line | None = None
     account: Line | None = Field(None, description="null: the site's")
     qos: Line | None = Field(None, description="null: the site's")
-    cores_per_node: PositiveInt = Field(description="CPUs to ask for on every node, in Slurm's count")
+    cpus_per_node: PositiveInt = Field(description="to ask Slurm for on every node, as it counts them")
     gpus_per_node: NonNegativeInt = 0
     signal_seconds: PositiveInt = Field(
         120, description="so long before the walltime the run stops, keeps what it has, and the job is requeued"
@@ -179,10 +187,17 @@ class Site(Config):
         pools = tuple(e.pool(label, e.max_blocks * e.nodes_per_block) for label, e in self.workers().items())
         return Capacity(pools, self.per_task, self.minutes_factor, self.name)
 
-    def inside_job(self, nodes: int) -> Site:
-        """This site as a driver in one of its jobs sees it: the job's own `nodes` nodes and no others."""
+    def grace_seconds(self) -> float:
+        """How long tasks may go on after a job's early signal, so that the driver still ends in time."""
+        return max(1.0, (self.job.signal_seconds if self.job else 120) - 30)
+
+    def inside_job(self) -> Site:
+        """This site as a driver in one of its jobs sees it: the nodes of that job and no others."""
         if self.job is None:
             raise LenspipeError(f"site {self.name} has no section 'job'.")
+        if "SLURM_JOB_NUM_NODES" not in os.environ:
+            raise LenspipeError("--allocation: this is not a job of Slurm (SLURM_JOB_NUM_NODES is not set).")
+        nodes = int(os.environ["SLURM_JOB_NUM_NODES"])
         executors = {
             label: Executor(**dict(workers), provider="local", launcher="srun", nodes_per_block=nodes)
             for label, workers in self.job.executors.items()

@@ -22,7 +22,7 @@ from lenspipe.products import FAILURES, Product
 from lenspipe.run.capacity import Capacity
 from lenspipe.run.execute import label, sweep
 from lenspipe.run.fingerprint import Fingerprints, options_hash, shared_options
-from lenspipe.run.folder import join
+from lenspipe.run.folder import CANCEL, join
 from lenspipe.run.graph import Graph, reads
 from lenspipe.run.ledger import Ledger
 from lenspipe.run.node import Node, index_keys
@@ -33,6 +33,8 @@ from lenspipe.run.results import write_figures
 from lenspipe.run.workflow import Instance
 from lenspipe.stage import Task
 
+UNFINISHED = 75
+"""Exit code of a run that was asked to end (SIGUSR1) before it was done; EX_TEMPFAIL of sysexits.h."""
 TRIES = 2
 """Processes that may die over a key before it is quarantined."""
 
@@ -54,7 +56,10 @@ OpenBackend = Callable[[], AbstractContextManager[Backend]]
 class Driver:
     """One run, or in a dry run the look at what one would do.
 
-    Units of the stages in `held_back` (names) are not run but left for `hand_out`.
+    Attributes
+    ----------
+    held_back : names of stages whose units are not run but left for `hand_out`.
+    grace_seconds : how long tasks under way may go on after SIGUSR1.
     """
 
     graph: Graph
@@ -65,6 +70,7 @@ class Driver:
     retry_failed: bool = False
     dry_run: bool = False
     held_back: frozenset[str] = frozenset()
+    grace_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         self.prints = Fingerprints()
@@ -84,6 +90,7 @@ class Driver:
         self.busy: dict[Future[dict[str, Any]], tuple[Node, Task]] = {}
         self.mistakes: list[str] = []
         self.stopped_by = 0
+        self.ending = 0.0
         self._failures: dict[str, bool] = {}
 
     # -- the loop -----------------------------------------------------------------------------------------------
@@ -96,7 +103,11 @@ class Driver:
             self.survey()
             self._say_what_lacks_gpus()
             while not self.stopped_by:
-                while (found := self._next()) and not self.stopped_by:
+                self.ledger.check()
+                if (self.root / CANCEL).exists():
+                    self.stopped_by = signal.SIGTERM
+                    break
+                while not self.ending and (found := self._next()) and not self.stopped_by:
                     if backend is None:
                         backend = stack.enter_context(open_backend())
                     node, task = found
@@ -104,7 +115,7 @@ class Driver:
                     first = not node.ran and len(node.running) == len(task.keys)
                     self.progress.count(node.name, node.ran, node.total, "started" if first else "")
                     self.busy[backend.submit(task, self.pools[node.name].label)] = found
-                if not self.busy:
+                if not self.busy or (self.ending and time.monotonic() > self.ending):
                     break
                 ended, _ = wait(self.busy, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in ended:
@@ -112,6 +123,9 @@ class Driver:
         if self.stopped_by:
             self.progress.say(f"stopped by {signal.Signals(self.stopped_by).name}; run it again to go on")
             return 128 + self.stopped_by
+        if self.ending and any(not node.complete for node in self.nodes):
+            self.progress.say("ended before all was done; run it again to go on")
+            return UNFINISHED
         code = self.exit_code()
         if code in (0, 3) and any(node.ran for node in self.nodes) and all(node.complete for node in self.nodes):
             write_figures(self.root, self.graph.order, time.monotonic() - began)
@@ -197,6 +211,7 @@ class Driver:
         return None
 
     def _finish(self, node: Node, task: Task, future: Future[dict[str, Any]]) -> None:
+        self.ledger.check()
         node.running.difference_update(task.keys)
         error = future.exception()
         if error is not None:  # where it ran broke, not what ran: nobody is quarantined for that
@@ -474,7 +489,7 @@ class Driver:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the run between two steps; a second one interrupts at once."""
+        """SIGINT and SIGTERM stop the run between two steps, a second one at once; SIGUSR1 ends it after what runs."""
 
         def stop(number: int, _: object) -> None:
             if self.stopped_by:
@@ -482,7 +497,13 @@ class Driver:
             self.stopped_by = number
             self.progress.say("stopping; once more to stop at once")
 
+        def end(*_: object) -> None:
+            if not self.ending:
+                self.ending = time.monotonic() + self.grace_seconds
+                self.progress.say(f"ending: nothing new begins, what runs has {self.grace_seconds:g} s")
+
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, end)
         try:
             yield
         finally:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from lenspipe.errors import CandidateError, LenspipeError, Reason
 from lenspipe.io.atomic import commit, discard, temporary
 from lenspipe.products import Product
 from lenspipe.run.fingerprint import Fingerprints
-from lenspipe.run.folder import log_path
+from lenspipe.run.folder import log_path, receipt_path
 from lenspipe.run.receipt import write_receipt
 from lenspipe.stage import Stage, Task
 from lenspipe.types import check_id
@@ -43,27 +44,40 @@ def execute(task: Task, stage: Stage, root: Path) -> dict[str, Any]:
     with _log_to(log):
         work = _Work(task, stage, root, log.relative_to(root).as_posix())
         try:
-            return {"receipts": work.perform()}
-        except LenspipeError as error:
-            return {"receipts": [], "mistake": str(error)}
-        except CandidateError as error:
-            return {"receipts": work.fail_all(error.reason, error.detail)}
-        except (Exception, SystemExit) as error:
-            logger.exception("%s failed", stage.name)
-            first = str(error).strip().split("\n")[0]
-            detail = f"{type(error).__name__}: {first} (traceback in {work.log})"
-            if len(task.keys) > 1:
-                return {"receipts": [], "died": {"reason": Reason.INTERNAL_ERROR.value, "detail": detail}}
-            return {"receipts": work.fail_all(Reason.INTERNAL_ERROR, detail)}
+            return _outcome(work)
+        except _Superseded as error:
+            return {"receipts": [], "died": {"reason": Reason.TASK_CRASHED.value, "detail": str(error)}}
         finally:
             work.tidy()
+
+
+def _outcome(work: _Work) -> dict[str, Any]:
+    try:
+        return {"receipts": work.perform()}
+    except _Superseded:
+        raise
+    except LenspipeError as error:
+        return {"receipts": [], "mistake": str(error)}
+    except CandidateError as error:
+        return {"receipts": work.fail_all(error.reason, error.detail)}
+    except (Exception, SystemExit) as error:
+        logger.exception("%s failed", work.stage.name)
+        first = str(error).strip().split("\n")[0]
+        detail = f"{type(error).__name__}: {first} (traceback in {work.log})"
+        if len(work.task.keys) > 1:
+            return {"receipts": [], "died": {"reason": Reason.INTERNAL_ERROR.value, "detail": detail}}
+        return {"receipts": work.fail_all(Reason.INTERNAL_ERROR, detail)}
 
 
 def give_up(task: Task, stage: Stage, root: Path, reason: str, detail: str) -> list[dict[str, Any]]:
     """Quarantine the keys of a task whose process did not live to write receipts; returns what `execute` would."""
     work = _Work(task, stage, root, log_path(Path(), task).as_posix())
-    work.look()
-    return work.fail_all(Reason(reason), detail)
+    work.claims.make()
+    try:
+        work.look()
+        return work.fail_all(Reason(reason), detail)
+    finally:
+        work.tidy()
 
 
 def limit_threads(cpus: int) -> None:
@@ -100,6 +114,35 @@ class _Family(dict[str, Path]):
         return self[key]
 
 
+class _Superseded(Exception):
+    """A later attempt at the same unit has begun: a worker that counts as lost may still be at work."""
+
+
+class _Claims:
+    """One attempt's claim to its units, a small file beside each receipt: the latest attempt alone may end them."""
+
+    def __init__(self, root: Path, task: Task):
+        self._mark = uuid.uuid4().hex
+        paths = {key: receipt_path(root, task.corridor, task.stage, key) for key in task.keys}
+        self._paths = {key: path.with_name(f".{path.stem}.claim") for key, path in paths.items()}
+
+    def make(self) -> None:
+        for path in self._paths.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self._mark)
+
+    def check(self, key: str) -> None:
+        path = self._paths[key]
+        if not path.exists() or path.read_text() != self._mark:
+            raise _Superseded(f"Another attempt at {key or 'it'} began meanwhile.")
+
+    def drop(self) -> None:
+        for key, path in self._paths.items():
+            with contextlib.suppress(_Superseded):
+                self.check(key)
+                path.unlink()
+
+
 class _Work:
     """The state of one attempt."""
 
@@ -111,6 +154,7 @@ class _Work:
         self.outside: dict[str, dict[str, Any]] = {}
         self.own: dict[str, str] = {}
         self.lost: dict[str, dict[str, str]] = {}
+        self.claims = _Claims(root, task)
 
     def look(self) -> tuple[Any, dict[str, Any]]:
         """The options, and the paths of the inputs that are there; hashes of all that is read are taken."""
@@ -122,6 +166,7 @@ class _Work:
 
     def perform(self) -> list[dict[str, Any]]:
         task = self.task
+        self.claims.make()
         sweep(task, self.stage, self.root)
         config, inputs = self.look()
         failed = dict(self.lost)
@@ -156,6 +201,7 @@ class _Work:
     def tidy(self) -> None:
         for _, temp, _ in self.pending.values():
             discard(temp)
+        self.claims.drop()
 
     def _inputs(self) -> dict[str, Any]:
         """Paths of what is there; of a batch, a key that lacks an input is lost, and it alone."""
@@ -200,7 +246,9 @@ class _Work:
         return outputs
 
     def _check(self, failed: dict[str, Any]) -> None:
-        """All outputs of keys that did not fail are there and hold something."""
+        """All outputs of keys that did not fail are there and hold something, and are this attempt's to keep."""
+        for key in self.task.keys:
+            self.claims.check(key)
         for (_, key), (product, temp, final) in self.pending.items():
             if key in failed:
                 continue
@@ -224,6 +272,7 @@ class _Work:
         return made
 
     def _receipt(self, key: str, outputs: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
+        self.claims.check(key)
         inputs = {label(n, k): digest for (n, k), digest in self.hashes.items() if k in ("", key) or key == ""}
         return write_receipt(
             self.root,

@@ -10,6 +10,8 @@ from lenspipe.stage import Task
 STATE = ".lenspipe"
 LEDGER = f"{STATE}/ledger.jsonl"
 LOCK = f"{STATE}/lock"
+CANCEL = f"{STATE}/cancel"
+"""A driver that sees this file stops, wherever it runs."""
 RECEIPTS = f"{STATE}/receipts"
 FIGURES = "figures.json"
 """Of the whole run; a corridor may have its own beside its products."""

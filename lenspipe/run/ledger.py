@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,11 @@ class Ledger:
     planned : (corridor, stage) -> keys it has in the workflow as last run.
     started : units begun and not ended since the last run began -> the event.
     notices : sentences about lines that could not be read.
+    check : called before anything is written; raises where another process writes now.
     """
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, check: Callable[[], None] = lambda: None):
+        self.root, self.check = root, check
         self.path = root / LEDGER
         self.entries = Entries()
         self.stages: list[tuple[str, str]] = []
@@ -86,6 +87,7 @@ class Ledger:
         self._write("run", {"workflow": workflow, "stages": stages})
 
     def _write(self, event: str, data: dict[str, Any]) -> None:
+        self.check()
         now = datetime.now(UTC)
         line = {"event": event, "time": now.timestamp(), **data}
         self._mend()

@@ -1,4 +1,8 @@
-"""One run at a time in a folder: a lock file that names its holder."""
+"""One run at a time in a folder: a lock file that names its holder and is touched as long as that lives.
+
+A holder that is dead loses its lock, and so does one that may not be: an earlier start of the same batch job, or a
+process of another machine that has long been silent. Such a one finds that out before its next word in the ledger.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import getpass
 import json
 import os
 import socket
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -14,11 +20,45 @@ from pathlib import Path
 from typing import Any
 
 from lenspipe.errors import LenspipeError
-from lenspipe.run.folder import LOCK
+from lenspipe.run.folder import CANCEL, LOCK
+
+BEAT = 20.0
+"""Seconds between two touches of a lock."""
+SILENCE = 300.0
+"""Seconds without a touch after which a holder on another machine counts as dead."""
+_SETTLE = 2.0
+"""Seconds to wait where the last holder may still be alive: it looks at the lock before every word it writes."""
+
+
+class TakenOver(LenspipeError):
+    """Another process holds the folder now; this one must not write there any more."""
+
+
+class Held:
+    """A lock in one's hands."""
+
+    def __init__(self, root: Path, me: dict[str, Any]):
+        self._root, self._me = root, me
+
+    def check(self) -> None:
+        """`TakenOver` if it is not mine any more."""
+        who = holder(self._root)
+        if who != self._me:
+            now = f"{describe(who)} has taken it over" if who else f"its lock {self._root / LOCK} was removed"
+            raise TakenOver(f"{self._root}: {now}; this process stops.")
+
+    def beat(self, ended: threading.Event) -> None:
+        """Touch the lock until `ended`, or until it is somebody else's."""
+        while not ended.wait(BEAT):
+            try:
+                self.check()
+                os.utime(self._root / LOCK)
+            except (TakenOver, OSError):
+                return
 
 
 def holder(root: Path) -> dict[str, Any] | None:
-    """Who holds `root`: ``pid host user since started``; None if nobody does."""
+    """Who holds `root`: ``pid host user since started token job restart``; None if nobody does."""
     try:
         found: dict[str, Any] = json.loads((root / LOCK).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -26,10 +66,14 @@ def holder(root: Path) -> dict[str, Any] | None:
     return found
 
 
-def is_stale(who: dict[str, Any]) -> bool:
-    """True if the holder ran on this host and its process is gone, or its number now belongs to another process."""
+def is_stale(root: Path, who: dict[str, Any]) -> bool:
+    """True if the holder ran here and its process is gone, or its number now belongs to another process; or if it ran
+    elsewhere and has not touched its lock for long."""
     if who["host"] != socket.gethostname():
-        return False
+        try:
+            return time.time() - (root / LOCK).stat().st_mtime > SILENCE
+        except FileNotFoundError:
+            return False
     try:
         os.kill(who["pid"], 0)
     except ProcessLookupError:
@@ -39,12 +83,17 @@ def is_stale(who: dict[str, Any]) -> bool:
     return who["started"] is not None and _start_time(who["pid"]) != who["started"]
 
 
+def _is_my_old_self(who: dict[str, Any], me: dict[str, Any]) -> bool:
+    """The same batch job started it and has been started again since."""
+    return who.get("job") is not None and who["job"] == me["job"] and who["restart"] < me["restart"]
+
+
 def describe(who: dict[str, Any]) -> str:
     return f"process {who['pid']} of {who['user']} on {who['host']} since {who['since']}"
 
 
 @contextlib.contextmanager
-def hold(root: Path, say: Callable[[str], None]) -> Iterator[None]:
+def hold(root: Path, say: Callable[[str], None]) -> Iterator[Held]:
     """Hold the lock of `root`; `LenspipeError` names its holder. A dead one's lock is taken over, and `say` told."""
     path = root / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,19 +104,28 @@ def hold(root: Path, say: Callable[[str], None]) -> Iterator[None]:
         "user": getpass.getuser(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "started": _start_time(os.getpid()),
+        "token": mine.suffix[1:],
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
     }
     mine.write_text(json.dumps(me) + "\n", encoding="utf-8")
     try:
-        _take(mine, path, root, say)
+        _take(mine, me, path, root, say)
     finally:
         mine.unlink()
+    (root / CANCEL).unlink(missing_ok=True)  # meant for an earlier one
+    held, ended = Held(root, me), threading.Event()
+    threading.Thread(target=held.beat, args=[ended], daemon=True).start()
     try:
-        yield
+        yield held
     finally:
-        path.unlink(missing_ok=True)
+        ended.set()
+        with contextlib.suppress(TakenOver):
+            held.check()
+            path.unlink(missing_ok=True)
 
 
-def _take(mine: Path, path: Path, root: Path, say: Callable[[str], None]) -> None:
+def _take(mine: Path, me: dict[str, Any], path: Path, root: Path, say: Callable[[str], None]) -> None:
     """Link, not write: the lock appears whole or not at all, and for one process only."""
     for _ in range(10):
         with contextlib.suppress(FileExistsError):
@@ -76,7 +134,8 @@ def _take(mine: Path, path: Path, root: Path, say: Callable[[str], None]) -> Non
         who = holder(root)
         if who is None:
             continue
-        if not is_stale(who):
+        dead, old_self = is_stale(root, who), _is_my_old_self(who, me)
+        if not dead and not old_self:
             raise LenspipeError(
                 f"{root}: in use by {describe(who)}; wait for it or, if it is surely dead, remove {path}."
             )
@@ -87,8 +146,10 @@ def _take(mine: Path, path: Path, root: Path, say: Callable[[str], None]) -> Non
             if taken != who:  # another run was faster and this is its lock: give it back
                 os.link(aside, path)
             else:
-                say(f"taking over from {describe(who)}, which is dead")
+                say(f"taking over from {describe(who)}, {'which is dead' if dead else 'an earlier start of this job'}")
             aside.unlink()
+        if who["host"] != socket.gethostname() or not dead:
+            time.sleep(_SETTLE)
     raise LenspipeError(f"{root}: its lock {path} keeps changing hands; try again.")
 
 

@@ -21,7 +21,7 @@ def status(root: Path) -> dict[str, Any]:
         raise LenspipeError(f"{root}: not a run folder (it has no {STATE}).")
     ledger = Ledger(root)
     who = holder(root)
-    alive = who is not None and not is_stale(who)
+    alive = who is not None and not is_stale(root, who)
     stages: dict[str, dict[str, int] | None] = {}
     quarantined = []
     for corridor, stage in ledger.stages or ledger.planned:

@@ -43,15 +43,16 @@ def test_unknown_site_names_the_nearest():
         find("locl", WORKFLOWS / "sites", "site")
 
 
-def test_perlmutter_sends_stages_to_its_executors():
+def test_perlmutter_sends_stages_to_its_executors(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
     site = load_site("perlmutter", stages.NAMES, ["account=m1234", "executors.cpu.max_blocks=2"])
     assert site.account == "m1234"
-    for where in (site.capacity(), site.inside_job(3).capacity()):
+    for where in (site.capacity(), site.inside_job().capacity()):
         placed = {name: where.place(name, stages.get(name).resources).label for name in stages.NAMES}
         assert {name for name, label in placed.items() if label == "gpu"} == {"segment", "train"}
     pools = {pool.label: pool for pool in site.capacity().pools}
     assert (pools["cpu"].slots, pools["cpu"].widest, pools["gpu"].slots) == (256, 1, 4)
-    inside = {pool.label: pool for pool in site.inside_job(3).capacity().pools}
+    inside = {pool.label: pool for pool in site.inside_job().capacity().pools}
     assert (inside["cpu"].slots, inside["gpu"].slots) == (3 * 48, 3 * 4)
 
 

@@ -1,18 +1,27 @@
 """Runs of toy workflows: what runs, what runs again, what is quarantined."""
 
 import json
+import os
 import shutil
+import signal
+import threading
 from concurrent.futures import Future
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
 from lenspipe.run import fingerprint
-from lenspipe.run.capacity import machine
+from lenspipe.run.capacity import Capacity, Pool, machine
 from lenspipe.run.driver import Driver
+from lenspipe.run.execute import execute
+from lenspipe.run.folder import CANCEL
 from lenspipe.run.graph import build
 from lenspipe.run.ledger import Ledger
 from lenspipe.run.progress import Lines
+from lenspipe.stage import Resources
+from tests.backends.processes import until
+from tests.run import toys
 from tests.run.conftest import drive, flow, ran
 
 EVERYTHING = {"make": {}, "work": {}, "polish": {}, "gather": {}}
@@ -338,3 +347,84 @@ def test_a_key_that_does_not_exist_is_named_with_its_nearest(again, tmp_path, ca
     assert "'0044', of which the options say something, is not among its 9 units; did you mean '004'?" in "".join(
         said_so
     )
+
+
+class Later:
+    """A backend whose tasks end when they are told to."""
+
+    def __init__(self, root):
+        self.root, self.given = root, []
+
+    def submit(self, task, pool):
+        future = Future()
+        self.given.append((task, future))
+        return future
+
+    def end(self, number):
+        task, future = self.given[number]
+        future.set_result(execute(task, toys.get(task.stage), self.root))
+
+
+def test_asked_to_end_it_begins_nothing_and_ends_what_runs(tmp_path, capfd):
+    what, root = flow(tmp_path, {"make": {"n": 3}, "work": {}, "gather": {}}), tmp_path / "run"
+    backend = Later(root)
+    driver = Driver(build(what.instances), root, machine(2, per_task={"work": 1}), Ledger(root), Lines())
+
+    def act():
+        until(lambda: len(backend.given) == 1)
+        backend.end(0)
+        until(lambda: len(backend.given) == 3)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        until(lambda: driver.ending)
+        backend.end(1)
+        backend.end(2)
+
+    helper = threading.Thread(target=act)
+    helper.start()
+    assert driver.run(lambda: nullcontext(backend)) == 75
+    helper.join()
+    assert len(backend.given) == 3
+    assert "ended before all was done" in capfd.readouterr().err
+    driver, code = drive(root, what)
+    assert code == 0
+    assert ran(driver) == {"work": 1, "gather": 1}
+
+
+def test_what_does_not_end_in_its_grace_is_left(tmp_path):
+    what, root = flow(tmp_path), tmp_path / "run"
+    backend = Later(root)
+    driver = Driver(build(what.instances), root, machine(2), Ledger(root), Lines(), grace_seconds=0.2)
+    helper = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGUSR1])
+    helper.start()
+    assert driver.run(lambda: nullcontext(backend)) == 75
+    assert drive(root, what)[1] == 0
+
+
+def test_cancelled_from_anywhere(tmp_path):
+    what, root = flow(tmp_path), tmp_path / "run"
+    driver = Driver(build(what.instances), root, machine(2), Ledger(root), Lines())
+    helper = threading.Timer(0.2, (root / CANCEL).touch)
+    helper.start()
+    (root / CANCEL).parent.mkdir(parents=True)
+    assert driver.run(lambda: nullcontext(Later(root))) == 143
+
+
+def test_a_full_pool_does_not_hold_up_another(tmp_path):
+    what = flow(tmp_path, {"make": {"n": 3}, "work": {}, "gather": {}}, training={"teach": {}})
+    root = tmp_path / "run"
+    pools = (Pool("narrow", 1), Pool("wide", 1, cores_per_slot=64))
+    backend = Later(root)
+    driver = Driver(build(what.instances), root, Capacity(pools), Ledger(root), Lines(), grace_seconds=0)
+    helper = threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGUSR1])
+    helper.start()
+    driver.run(lambda: nullcontext(backend))
+    assert {task.stage for task, _ in backend.given} == {"make", "teach"}
+
+
+def test_a_stage_that_would_use_a_gpu_says_that_it_does_without(tmp_path, monkeypatch, capfd):
+    stage = replace(toys.STAGES["make"], resources=Resources(gpus=1))
+    monkeypatch.setitem(toys.STAGES, "make", stage)
+    assert drive(tmp_path / "run", flow(tmp_path))[1] == 0
+    assert "site local has no GPUs: search.make will run on CPUs" in capfd.readouterr().err
+    assert drive(tmp_path / "run", flow(tmp_path))[1] == 0
+    assert "GPUs" not in capfd.readouterr().err

@@ -109,3 +109,35 @@ def test_threads_are_the_tasks(root, monkeypatch):
     task, stage = each(lambda i, o, k: (seen.append(os.environ["OMP_NUM_THREADS"]), copy(i, o, k)), keys=("a",))
     execute(Task.from_json({**task.to_json(), "cpus": 3}), stage, root)
     assert seen == ["3"]
+
+
+def test_an_attempt_that_counts_as_lost_writes_nothing_over_a_later_one(root):
+    """A worker that is cut off goes on; its task is handed out again, and ends first."""
+
+    def slow(inputs, outputs, key):
+        outputs[key].write_text("from the first")
+        if key == "b":
+            again, stage = each(copy)
+            assert len(execute(again, stage, root)["receipts"]) == 3
+
+    task, stage = each(slow)
+    result = execute(task, stage, root)
+    assert result["receipts"] == []
+    assert "Another attempt" in result["died"]["detail"]
+    for key in ("a", "b", "c"):
+        assert (root / f"c/masks/{key}.h5").read_text() == key
+        (path,) = (root / ".lenspipe/receipts/c/each").rglob(f"{key}.json")
+        assert json.loads(path.read_text())["status"] == "ok"
+    assert not [path for path in root.rglob(".*") if path.name != ".lenspipe"]
+
+
+def test_a_lost_attempt_that_fails_says_so_to_nobody(root):
+    def fails(inputs, outputs, key):
+        again, stage = each(copy, keys=("a",))
+        execute(again, stage, root)
+        raise ZeroDivisionError
+
+    task, stage = each(fails, keys=("a",))
+    assert "Another attempt" in execute(task, stage, root)["died"]["detail"]
+    (path,) = (root / ".lenspipe/receipts/c/each").rglob("a.json")
+    assert json.loads(path.read_text())["status"] == "ok"
