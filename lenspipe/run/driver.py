@@ -74,11 +74,6 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.prints = Fingerprints()
-        for entry in self.ledger.entries.values():
-            for made in entry["outputs"].values():
-                self.prints.learn(self.root / made["path"], made)
-            for path, record in entry["outside"].items():
-                self.prints.learn(Path(path), record)
         self.nodes = [self._node(item) for item in self.graph.order]
         by_name = {node.name: node for node in self.nodes}
         for node in self.nodes:
@@ -152,13 +147,13 @@ class Driver:
         """key -> reason and detail, of units in quarantine and of what the stage itself gave up."""
         found: dict[str, dict[str, str]] = {}
         for key, outcome in node.outcome.items():
-            if outcome not in ("ok", "failed"):
+            if outcome != "failed" and not (node.once and outcome == "ok"):
                 continue
             entry = self._entry(node, key)
             assert entry is not None
             if outcome == "failed":
                 found[key] = {"reason": entry["reason"], "detail": entry["detail"]}
-            elif node.once:
+            else:
                 found |= entry["failed"]
         return found
 
@@ -341,6 +336,11 @@ class Driver:
             if maker is not None and node.once and "due" in maker.outcome.values():
                 return f"input made anew: {product.name}"
         entry = self._entry(node, key)
+        if entry is not None:  # before anything of it is looked at: what has kept its size and time is not hashed again
+            for made in entry["outputs"].values():
+                self.prints.learn(self.root / made["path"], made)
+            for path, record in entry["outside"].items():
+                self.prints.learn(Path(path), record)
         wanted = Wanted(
             shared_options(node.stage, node.instance.config),
             node.config_hash,
