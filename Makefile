@@ -2,6 +2,7 @@
 # make test    the tests
 # make test-clusters   the tests on real batch systems, which they start and end; as root they install what is missing
 # make bench   the benchmarks, each in a short version
+# make container   the image lenspipe:VERSION with buildah or podman; VARIANT=cuda for CUDA, MORE='...' for other options
 # make lint    style, types, the layer contract
 # make clean   remove what make built (runs/ stays)
 PYTHON ?= python3
@@ -10,8 +11,11 @@ BIN    := $(VENV)/bin
 KERNEL := $(wildcard lenspipe/lensing/kernel/*.cpp lenspipe/lensing/kernel/*.h)
 NEEDS  := setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 DEMO   := runs/demo
+VARIANT := cpu
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' lenspipe/__init__.py)
+BUILDER = $(firstword $(notdir $(shell command -v buildah podman)) buildah)
 
-.PHONY: demo test test-clusters bench lint clean
+.PHONY: demo test test-clusters bench container lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lenspipe run workflows/demo.yaml --out $(DEMO)
@@ -26,7 +30,13 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/likelihood.py --quick
 	$(BIN)/python benchmarks/fit.py --quick
 	$(BIN)/python benchmarks/scaling.py --quick
+	$(BIN)/python benchmarks/overhead.py --quick
 	$(BIN)/python benchmarks/recovery.py --quick
+
+container:
+	BUILDAH_FORMAT=docker $(BUILDER) build --build-arg VARIANT=$(VARIANT) --build-arg VERSION=$(VERSION) \
+	    --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(date -u +%FT%TZ) $(MORE) \
+	    -f containers/Containerfile -t lenspipe:$(VERSION)$(if $(filter cuda,$(VARIANT)),-cuda) .
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
