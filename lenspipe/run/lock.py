@@ -27,7 +27,7 @@ BEAT = 20.0
 SILENCE = 300.0
 """Seconds without a touch after which a holder on another machine counts as dead."""
 _SETTLE = 2.0
-"""Seconds to wait where the last holder may still be alive: it looks at the lock before every word it writes."""
+"""Seconds to wait where the last holder may be alive: it looks at the lock before each word it writes."""
 
 
 class TakenOver(LenspipeError):
@@ -127,9 +127,11 @@ def hold(root: Path, say: Callable[[str], None]) -> Iterator[Held]:
 
 def _take(mine: Path, me: dict[str, Any], path: Path, root: Path, say: Callable[[str], None]) -> None:
     """Link, not write: the lock appears whole or not at all, and for one process only."""
+    alive = False
     for _ in range(10):
         with contextlib.suppress(FileExistsError):
             os.link(mine, path)
+            time.sleep(_SETTLE if alive else 0)
             return
         who = holder(root)
         if who is None:
@@ -139,6 +141,7 @@ def _take(mine: Path, me: dict[str, Any], path: Path, root: Path, say: Callable[
             raise LenspipeError(
                 f"{root}: in use by {describe(who)}; wait for it or, if it is surely dead, remove {path}."
             )
+        alive = not dead or who["host"] != socket.gethostname()
         aside = path.with_name(f".stale.{uuid.uuid4().hex[:12]}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, aside)
@@ -148,8 +151,6 @@ def _take(mine: Path, me: dict[str, Any], path: Path, root: Path, say: Callable[
             else:
                 say(f"taking over from {describe(who)}, {'which is dead' if dead else 'an earlier start of this job'}")
             aside.unlink()
-        if who["host"] != socket.gethostname() or not dead:
-            time.sleep(_SETTLE)
     raise LenspipeError(f"{root}: its lock {path} keeps changing hands; try again.")
 
 
