@@ -101,10 +101,11 @@ def run_workflow(
     from lenspipe.run.ledger import Ledger
     from lenspipe.run.lock import hold
     from lenspipe.run.progress import Lines, choose
+    from lenspipe.run.publish import publish
     from lenspipe.run.results import result_lines
 
     os.environ.update(where.environment)
-    graph, capacity = build(flow.instances), where.capacity()
+    graph, capacity, kept_in = build(flow.instances), where.capacity(), where.kept_in()
     if backend not in ("parsl", "inline"):
         raise LenspipeError(f"--backend {backend}: there are parsl and inline.")
     if dry_run:
@@ -126,9 +127,13 @@ def run_workflow(
         ledger = Ledger(out, lock.check)
         for notice in ledger.notices:
             progress.say(notice)
+        if not where.is_on_scratch(out):
+            progress.say(f"{out} does not lie on {where.scratch}, where runs of site {where.name} belong")
         ledger.begin(flow.name, [(item.corridor, item.stage.name) for item in graph.order])
         driver = Driver(graph, out, capacity, ledger, progress, retry_failed, grace_seconds=where.grace_seconds())
         code = driver.run(open_backend)
+        if kept_in and code in (0, 3):
+            progress.say("copied to {} ({} files)".format(*publish(out, kept_in)))
     for mistake in driver.mistakes:
         print(mistake, file=sys.stderr)
     print(driver.summary())

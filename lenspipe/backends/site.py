@@ -158,6 +158,8 @@ class Site(Config):
     qos: Line | None = None
     setup: str = Field("", description="shell lines that make lenspipe's command available on a node")
     environment: dict[str, str] = Field({}, description="variables of driver and workers")
+    scratch: Line | None = Field(None, description="where runs belong ($VARIABLES allowed); a run elsewhere is told so")
+    publish: Line | None = Field(None, description="folder into which finished runs are copied ($VARIABLES allowed)")
     interface: Line | None = Field(None, description="network interface on which workers reach the driver")
     heartbeat_seconds: PositiveInt = Field(30, description="between signs of life of workers and driver")
     lost_seconds: PositiveInt = Field(120, description="without a sign of life a node counts as lost")
@@ -186,6 +188,20 @@ class Site(Config):
     def capacity(self) -> Capacity:
         pools = tuple(e.pool(label, e.max_blocks * e.nodes_per_block) for label, e in self.workers().items())
         return Capacity(pools, self.per_task, self.minutes_factor, self.name)
+
+    def is_on_scratch(self, folder: Path) -> bool:
+        """False if `folder` lies elsewhere than the site's runs belong."""
+        scratch = os.path.expandvars(self.scratch or "$")
+        return "$" in scratch or folder.resolve().is_relative_to(Path(scratch).resolve())
+
+    def kept_in(self) -> Path | None:
+        """Where finished runs are copied to, if anywhere."""
+        if self.publish is None:
+            return None
+        path = os.path.expandvars(self.publish)
+        if "$" in path:
+            raise LenspipeError(f"site {self.name}: publish: {self.publish} names a variable that is not set.")
+        return Path(path)
 
     def grace_seconds(self) -> float:
         """How long tasks may go on after a job's early signal, so that the driver still ends in time."""

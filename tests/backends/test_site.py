@@ -64,3 +64,16 @@ def test_gpus_of_this_machine(monkeypatch, tmp_path):
     assert site.capacity().place("segment", stages.get("segment").resources).label == "gpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [pool.label for pool in site.capacity().pools] == ["local"]
+
+
+def test_scratch_and_the_place_to_keep_things(monkeypatch, tmp_path):
+    site = load_site("perlmutter", stages.NAMES, ["publish=$CFS/kept"])
+    monkeypatch.setenv("PSCRATCH", str(tmp_path))
+    assert site.is_on_scratch(tmp_path / "runs/mine")
+    assert not site.is_on_scratch(tmp_path.parent)
+    assert load_site("local", stages.NAMES).is_on_scratch(tmp_path)
+    monkeypatch.setenv("CFS", "/cfs")
+    assert str(site.kept_in()) == "/cfs/kept"
+    monkeypatch.delenv("CFS")
+    with pytest.raises(LenspipeError, match="names a variable that is not set"):
+        site.kept_in()
