@@ -63,11 +63,11 @@ class Nowhere:
 NOWHERE = Nowhere()
 
 
-def searched(checkpoint: Checkpoint, search: Callable[[], Found]) -> Found:
+def kept(checkpoint: Checkpoint, search: Callable[[], Found]) -> Found:
     """What an earlier process found, else what `search` finds now."""
-    kept = checkpoint.load("search")
-    if kept is not None:
-        found: Found = thaw(kept)
+    earlier = checkpoint.load("search")
+    if earlier is not None:
+        found: Found = thaw(earlier)
         return found
     found = search()
     checkpoint.save("search", freeze(found))

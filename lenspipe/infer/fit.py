@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lenspipe.errors import LenspipeError
 from lenspipe.infer import derived, recipe
-from lenspipe.infer.checkpoint import NOWHERE, Checkpoint, searched
+from lenspipe.infer.checkpoint import NOWHERE, Checkpoint, kept
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.derived import Quantity
 from lenspipe.infer.foreign import Foreign
@@ -30,6 +30,7 @@ from lenspipe.infer.priors import Priors
 from lenspipe.infer.reference import Lenstronomy
 from lenspipe.infer.sample import Chains, sample
 from lenspipe.infer.search import Found, search
+from lenspipe.infer.starts import searched
 from lenspipe.infer.verdict import Evidence, Verdict, judge
 from lenspipe.lensing.light import half_light
 from lenspipe.lensing.params import without_band
@@ -158,7 +159,7 @@ def _fit(
         prepared = prepare(cutout, masks, data)
         return recipe.search(prepared, scene, config, seed) if as_reference else search(prepared, scene, config)
 
-    found = searched(checkpoint, look)
+    found = kept(checkpoint, look)
     prepared, objective, optima = found.prepared, found.objective, found.optima
     exact, priors = objective.likelihood, objective.priors
     near = optima.cost - optima.cost[0] < config.verdict.near_best
@@ -197,6 +198,7 @@ def _fit(
         verdict=judge(
             Evidence(
                 at_bound=at_bound(best, priors),
+                searched=searched(prepared, config.search),
                 magnification=float(derived.photometry(exact, vector[None]).magnification[0]),
                 theta_E=float(vector[scene.index("theta_E")]),
                 source_radius=_source_radius(scene, vector),

@@ -113,6 +113,7 @@ def fit_foreign(
         verdict=judge(
             Evidence(
                 at_bound=at_bound(priors.inner(best), priors),
+                searched=(0.0, np.inf),
                 magnification=machine.magnification(best, band),
                 theta_E=theta_E,
                 source_radius=float(best[scene.index("source_R_sersic")])

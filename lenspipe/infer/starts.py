@@ -74,10 +74,7 @@ def mean_of(scene: Scene, vector: Floats, name: str) -> float:
 
 def grid(prepared: Prepared, scene: Scene, priors: Priors, light: dict[str, float], config: SearchConfig) -> Floats:
     """(N, P) sampled coordinates: radii x ellipticities x source positions x sizes, the lens light as fitted."""
-    height, width = prepared.imaging.shape
-    half = min(height, width) * prepared.imaging.pixel_scale / 2
-    largest = min(config.theta_E_max or 0.7 * half, priors.priors[scene.index("theta_E")].upper)
-    radii = list(np.geomspace(config.theta_E_min, largest, config.radii))
+    radii = list(np.geomspace(*searched(prepared, config), config.radii))
     hint = _arc_radius(prepared, (light["center_x"], light["center_y"]))
     if hint is not None:
         radii += list(hint * np.geomspace(0.75, 1.33, 7))
@@ -96,6 +93,12 @@ def grid(prepared: Prepared, scene: Scene, priors: Priors, light: dict[str, floa
                                      "source_center_x": x, "source_center_y": y})  # fmt: skip
     base = _neutral(scene) | light
     return priors.inner(_vectors(scene, [base | row for row in rows]))
+
+
+def searched(prepared: Prepared, config: SearchConfig) -> tuple[float, float]:
+    """Smallest and largest Einstein radius of the grid, arcsec: beyond, no image shows both sides of an arc."""
+    half = min(prepared.imaging.shape) * prepared.imaging.pixel_scale / 2
+    return config.theta_E_min, config.theta_E_max or 0.7 * half
 
 
 def choose(u: Floats, cost: Floats, radius: Floats, count: int) -> Floats:

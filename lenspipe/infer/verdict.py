@@ -22,6 +22,7 @@ class Evidence:
     Attributes
     ----------
     at_bound : names of parameters whose optimum lies at a bound of its prior.
+    searched : smallest and largest Einstein radius that was searched, arcsec.
     magnification, theta_E, source_radius : of the best model; arcsec.
     near_best : (M,) Einstein radii of the distinct optima nearly as good as the best, itself included.
     mass_light : |e_mass - e_light|, NaN without lens light.
@@ -33,6 +34,7 @@ class Evidence:
     """
 
     at_bound: tuple[str, ...]
+    searched: tuple[float, float]
     magnification: float
     theta_E: float
     source_radius: float
@@ -62,6 +64,12 @@ def judge(seen: Evidence, limits: VerdictConfig) -> Verdict:
             reasons.append((reason, f"{reason.sentence} {detail}"))
 
     spread = float(np.ptp(seen.near_best) / seen.theta_E)
+    smallest, largest = seen.searched
+    unless(
+        not (seen.theta_E < smallest or seen.theta_E > largest),
+        Reason.PARAMETER_AT_BOUND,
+        f"(theta_E {seen.theta_E:.2f}, searched from {smallest:.2f} to {largest:.2f} arcsec)",
+    )
     unless(not seen.at_bound, Reason.PARAMETER_AT_BOUND, f"({', '.join(seen.at_bound)})")
     unless(
         not seen.magnification < (limits.magnification or 1),

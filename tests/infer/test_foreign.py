@@ -156,5 +156,5 @@ def test_the_engine_that_is_asked_for_runs_everywhere(twins):
 
 def test_what_is_not_known_is_no_reason():
     nan = float("nan")
-    unknown = Evidence((), nan, nan, nan, np.array([nan]), nan, {}, 100.0, nan, True, nan)
+    unknown = Evidence((), (0.0, np.inf), nan, nan, nan, np.array([nan]), nan, {}, 100.0, nan, True, nan)
     assert judge(unknown, VerdictConfig()).status == "good"

@@ -11,6 +11,7 @@ from lenspipe.infer.verdict import Evidence, judge
 
 FINE = Evidence(
     at_bound=(),
+    searched=(0.3, 2.1),
     magnification=8.0,
     theta_E=1.5,
     source_radius=0.3,
@@ -34,6 +35,7 @@ def test_good_without_a_reason_also_where_something_is_unknown():
     ("change", "status", "reason"),
     [
         ({"at_bound": ("e1",)}, "suspect", Reason.PARAMETER_AT_BOUND),
+        ({"theta_E": 2.3, "near_best": np.array([2.3]), "other_lights": {}}, "suspect", Reason.PARAMETER_AT_BOUND),
         ({"magnification": 1.5}, "suspect", Reason.LOW_MAGNIFICATION),
         ({"source_radius": 1.4}, "suspect", Reason.SOURCE_TOO_LARGE),
         ({"near_best": np.array([1.5, 1.8])}, "suspect", Reason.STARTS_DISAGREE),
