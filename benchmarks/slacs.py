@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,11 @@ def run(data: Path, out: Path, quick: bool) -> None:
     code = subprocess.run(command, check=False, stdout=sys.stderr).returncode
     if code not in (0, 3):
         sys.exit(code)
+
+
+def _mean(fits: dict[str, dict[str, Any]], key: str) -> float | None:
+    values = [fit[key] for fit in fits.values() if key in fit]
+    return float(np.mean(values)) if values else None
 
 
 def main() -> None:
@@ -69,7 +75,9 @@ def main() -> None:
         "all_within_10pct": float(right.mean()),
         "silent_misses": int((~right & ~flagged).sum()),
         "suspect_but_right": int((right & flagged).sum()),
-        "seconds_per_lens": float(np.mean([f["seconds"] for f in fits.values()])) if fits else None,
+        "seconds_per_lens": _mean(fits, "seconds"),
+        "cpu_seconds_to_optimum": _mean(fits, "search_cpu_seconds"),
+        "cpu_seconds_to_posterior": _mean(fits, "cpu_seconds"),
         "quick": options.quick,
     }
     print(", ".join(f"{name} {value}" for name, value in figures.items()))

@@ -73,7 +73,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Fit:
-    """All that is known about one candidate in the end; `config` with every choice made."""
+    """All that is known about one candidate in the end; `config` with every choice made.
+
+    `cpu_seconds` are this process's, of all and of the search alone; what an earlier one spent is in `seconds` only.
+    """
 
     config: FitConfig
     scene: Scene | Foreign
@@ -93,6 +96,8 @@ class Fit:
     notes: tuple[str, ...]
     evaluations: int
     seconds: float
+    cpu_seconds: float
+    search_cpu_seconds: float
     engine: str
 
     def to_source(self, points: Floats) -> Floats:
@@ -145,7 +150,7 @@ def _fit(
     redshifts: tuple[float, float] | None,
     checkpoint: Checkpoint,
 ) -> Fit:
-    begun = time.perf_counter() - checkpoint.spent
+    begun, cpu_begun = time.perf_counter() - checkpoint.spent, time.process_time()
     as_reference = config.preset == "reference"
     if as_reference:
         config = recipe.as_given(config)
@@ -160,6 +165,7 @@ def _fit(
         return recipe.search(prepared, scene, config, seed) if as_reference else search(prepared, scene, config)
 
     found = kept(checkpoint, look)
+    cpu_searched = time.process_time()
     prepared, objective, optima = found.prepared, found.objective, found.optima
     exact, priors = objective.likelihood, objective.priors
     near = optima.cost - optima.cost[0] < config.verdict.near_best
@@ -221,6 +227,8 @@ def _fit(
         notes=found.notes,
         evaluations=found.evaluations + chains.evaluations,
         seconds=time.perf_counter() - begun,
+        cpu_seconds=time.process_time() - cpu_begun,
+        search_cpu_seconds=cpu_searched - cpu_begun,
         engine=quick.engine,
     )
 

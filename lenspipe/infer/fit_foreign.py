@@ -58,7 +58,7 @@ def fit_foreign(
     CandidateError : where there is nothing to fit, or the likelihood is finite nowhere that the swarm came.
     LenspipeError : where lenstronomy refuses the scene.
     """
-    begun = time.perf_counter() - checkpoint.spent
+    begun, cpu_begun = time.perf_counter() - checkpoint.spent, time.process_time()
     config = as_given(config).resolve(seeing(cutout), default_window(cutout, masks))
     model, recipe = config.model, config.recipe
     if model.free_bands:
@@ -81,6 +81,7 @@ def fit_foreign(
             checkpoint.save("swarm", {"optimum": optimum, "evaluations": np.array(evaluations)})
         else:
             optimum, evaluations = kept["optimum"], int(kept["evaluations"])
+    cpu_searched = time.process_time()
     if machine.log_posterior(optimum) <= _IMPOSSIBLE:
         raise CandidateError(Reason.NO_FINITE_START, f"the swarm found no finite likelihood in {evaluations} tries.")
     with _alone(seed + 1, scene):
@@ -139,6 +140,8 @@ def fit_foreign(
         notes=(),
         evaluations=evaluations,
         seconds=time.perf_counter() - begun,
+        cpu_seconds=time.process_time() - cpu_begun,
+        search_cpu_seconds=cpu_searched - cpu_begun,
         engine="lenstronomy",
     )
 

@@ -65,6 +65,8 @@ def summarise(fit: Fit, cutout: Cutout, masks_origin: str, seed: int, versions: 
         "tau_max": float(quality.tau.max()),
         "n_evaluations": fit.evaluations,
         "seconds": round(fit.seconds, 3),
+        "cpu_seconds": round(fit.cpu_seconds, 3),
+        "search_cpu_seconds": round(fit.search_cpu_seconds, 3),
         "engine": fit.engine,
         "device": "cpu",
         "masks": masks_origin,
