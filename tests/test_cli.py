@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,53 @@ sys.exit(code)
         )
     lines = done.stdout.split("\n")
     assert (lines[0], lines[-2]) == ("nothing to do: 11 units as they were", "loaded []")
+
+
+def site_with(tmp_path, **more):
+    path = tmp_path / "site.yaml"
+    path.write_text(yaml.safe_dump({"name": "there", **more}))
+    return path
+
+
+def test_submit_prints_the_job_it_would_hand_over(lenspipe, workflow, tmp_path):
+    site = site_with(tmp_path, job={"cpus_per_node": 8, "executors": {"cpu": {"cores_per_node": 4}}})
+    more = ("--site-set", "account=m1 x", "--set", "make.n=3", "--dry-run")
+    code, out, _ = lenspipe("submit", workflow, "--out", tmp_path / "run", "--site", site, *more)
+    assert code == 0
+    assert "#SBATCH --account=m1 x\n" in out
+    (line,) = [line for line in out.split("\n") if line.startswith("set -- ")]
+    words = ["--site-set", "account=m1 x", "--set", "make.n=3"]
+    assert shlex.split(line)[2:] == [str(workflow), "--out", str(tmp_path / "run"), "--site", str(site), *words]
+    assert not (tmp_path / "run").exists()
+
+
+def test_submit_needs_a_job_to_submit_and_a_job_to_work_in(lenspipe, workflow, tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    where = (workflow, "--out", tmp_path / "run", "--site", site_with(tmp_path))
+    assert lenspipe("submit", *where)[::2] == (
+        2,
+        "site there: `submit` needs a section 'job' (Slurm) or 'dagman' (HTCondor) there.\n",
+    )
+    assert "has no section 'job'" in lenspipe("run", *where, "--allocation")[2]
+    site_with(tmp_path, job={"cpus_per_node": 8, "executors": {"cpu": {}}})
+    assert "this is not a job of Slurm" in lenspipe("run", *where, "--allocation")[2]
+
+
+def test_cancel_tells_a_driver_to_stop(lenspipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    nothing = "no job of this run is waiting or running, and no process works on it\n"
+    assert lenspipe("cancel", tmp_path / "run")[:2] == (0, nothing)
+    with hold(tmp_path / "run", print):
+        assert f"told process {os.getpid()} of" in lenspipe("cancel", tmp_path / "run")[1]
+        assert (tmp_path / "run/.lenspipe/cancel").exists()
+    with hold(tmp_path / "run", print):
+        assert not (tmp_path / "run/.lenspipe/cancel").exists()
+
+
+def test_a_finished_run_is_copied_to_where_its_site_keeps_things(lenspipe, workflow, tmp_path):
+    site = site_with(tmp_path, backend="inline", publish=str(tmp_path / "kept"), scratch=str(tmp_path / "scratch"))
+    code, _, err = lenspipe("run", workflow, "--out", tmp_path / "run", "--site", site)
+    assert code == 0
+    assert f"does not lie on {tmp_path / 'scratch'}" in err
+    assert f"copied to {tmp_path / 'kept/run'}" in err
+    assert (tmp_path / "kept/run/search/figures.json").exists()

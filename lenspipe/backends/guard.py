@@ -14,9 +14,6 @@ import signal
 import sys
 import time
 
-from lenspipe.backends.slurm import cancel
-from lenspipe.errors import LenspipeError
-
 _PR_SET_PDEATHSIG = 1
 _ROUNDS = 30
 
@@ -40,6 +37,9 @@ def end_with_parent(command: list[str]) -> None:
 
 
 def end_jobs(name: str) -> None:
+    from lenspipe.backends.slurm import cancel
+    from lenspipe.errors import LenspipeError
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the driver decides when it ends
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 4096):

@@ -252,9 +252,9 @@ def _make_findable() -> None:
 
 
 def _paths() -> str:
-    """Shell lines that give a node the paths of this process."""
-    names = ("PATH", "PYTHONPATH")
-    return "".join(f"export {name}={shlex.quote(os.environ[name])}\n" for name in names if name in os.environ)
+    """Shell lines that let a node find what this process does."""
+    found = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH\n"
+    return found + f"export PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])}\n"
 
 
 def _end_with(pid: int) -> str:

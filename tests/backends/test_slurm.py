@@ -36,8 +36,7 @@ def test_perlmutter_job(perlmutter):
 
 @pytest.mark.parametrize("label", ["cpu", "gpu"])
 def test_perlmutter_block(perlmutter, label, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "/venv/bin:/usr/bin:/bin")
-    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "/where/lenspipe/lies")
     monkeypatch.setattr(Slurm, "execute_wait", lambda self, command: (0, "Submitted batch job 7\n", ""))
     monkeypatch.setattr("time.time", lambda: 0)
     provider = _provider(label, perlmutter.executors[label], perlmutter, "lenspipe-0123456789-abcdef01")
@@ -51,6 +50,7 @@ def test_perlmutter_block(perlmutter, label, tmp_path, monkeypatch):
 
 def test_no_more_blocks_than_the_site_allows(perlmutter, tmp_path, monkeypatch):
     monkeypatch.setattr(Slurm, "execute_wait", lambda self, command: (0, "Submitted batch job 7\n", ""))
+    monkeypatch.setenv("PYTHONPATH", "")
     executor = perlmutter.executors["cpu"].model_copy(update={"total_blocks": 2})
     provider = _provider("cpu", executor, perlmutter, "lenspipe")
     provider.script_dir = str(tmp_path)
