@@ -172,6 +172,40 @@ class Pool:
             raise AssertionError(f"{argv}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
+    def processes(self, *words):
+        """Pids of the jobs' processes whose command lines hold all `words`."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                text, pid = path.read_text().replace("\0", " "), int(path.parent.name)
+                if all(word in text for word in words) and "lenspipe task" in text and self.sandbox(pid):
+                    found.append(pid)
+            except OSError:
+                continue
+        return found
+
+    def sandbox(self, pid):
+        """The folder in which a job's process works, seen from outside."""
+        try:
+            place = Path(os.readlink(f"/proc/{pid}/cwd"))
+        except OSError:
+            return None
+        parts = place.parts
+        return self.root / "var/lib/condor/execute" / parts[-1] if parts[-1].startswith("dir_") else None
+
+    def listens(self, pid):
+        """True if a process listens on any port."""
+        sockets = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        for name in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+                state, inode = line.split()[3], line.split()[9]
+                if state == "0A" and f"socket:[{inode}]" in sockets:
+                    return True
+        return False
+
+    def kill(self, pid):
+        os.kill(pid, signal.SIGKILL)
+
     def _lenspipe(self):
         """Pairs of folders here and in the root: a Python of this kind there, with these packages and this checkout."""
         top = self.root / "opt/lenspipe"

@@ -1,0 +1,148 @@
+"""The whole pipeline with its fits on a real HTCondor pool whose jobs share nothing with the access point."""
+
+import json
+import time
+
+import pytest
+import yaml
+
+from lenspipe.backends.dagman.event_log import jobs
+from lenspipe.backends.dagman.submit import describe, queued
+from tests.backends.processes import until
+from tests.clusters.condor import HOME, USER
+from tests.clusters.miniature import NAMES, SETS, Miniature
+
+PATIENCE = 400
+DAGMAN = {"executable": "/opt/lenspipe/bin/lenspipe", "disk_gb": 0.2, "release_minutes": 0.02}
+SITE = {"name": "pool", "cores": 1, "per_task": {"model": 2}}
+
+
+class OnAccessPoint(Miniature):
+    """The miniature in the home of the pool's user, who runs it there."""
+
+    def __init__(self, pool, name, **dagman):
+        super().__init__(pool.home / name, {})
+        self.pool, self.place = pool, f"{HOME}/{name}"
+        (self.folder / "site.yaml").write_text(yaml.safe_dump({**SITE, "dagman": {**DAGMAN, **dagman}}))
+        pool("chown", "-R", f"{USER}:", self.place, user="root")
+
+    def __call__(self, *argv, check=True):
+        sets = [word for text in SETS for word in ("--set", text)] if argv[0] in ("run", "submit") else []
+        done = self.pool("lenspipe", *argv, *sets, cwd=self.place, check=check)
+        return done.stdout if check else done.stderr
+
+    def submit(self, *options):
+        return self("submit", "search", "--site", "site.yaml", "--out", "run", *options)
+
+    @property
+    def dag(self):
+        return self.root / ".lenspipe/dagman/001"
+
+    def jobs(self):
+        """Of the two rounds, by their nodes: the latest of each."""
+        return {job.node: job for job in jobs(self.dag / "jobs.log").values()}
+
+    def status(self):
+        return json.loads(self("status", "run", "--json"))
+
+    def wait(self):
+        until(lambda: not queued(self.root), PATIENCE)
+
+    def said(self):
+        """Whatever the DAG left in words."""
+        texts = [*self.dag.glob("*.log"), *self.dag.glob("*/job.err"), *self.dag.glob("finish.*")]
+        return "\n".join(f"{path}\n{path.read_text(errors='replace')}" for path in texts)
+
+    def fitting(self, node):
+        """The processes of a node's job once a fit is under way in it."""
+
+        def look():
+            for process in self.pool.processes(f"{node}/parcel.json"):
+                logs = (self.pool.root / "var/lib/condor/execute").glob("dir_*/.lenspipe/logs/search/model/*.log")
+                sandbox = self.pool.sandbox(process)
+                if any(sandbox in log.parents and "fitting" in log.read_text() for log in logs):
+                    return process
+            return None
+
+        return until(look, PATIENCE)
+
+
+def agrees(made, reference):
+    """The same shards, masks and bundles to the byte; the same catalogue, whose floats another libc may round."""
+    (rows, hashes), (wanted, bytes_wanted) = made, reference
+    assert hashes == bytes_wanted
+    assert rows.keys() == wanted.keys()
+    for name, row in rows.items():
+        for column, text in row.items():
+            try:
+                value = float(wanted[name][column])
+            except ValueError:
+                assert text == wanted[name][column], (name, column)
+            else:
+                assert float(text) == pytest.approx(value, rel=1e-3, abs=1e-6, nan_ok=True), (name, column)
+
+
+@pytest.fixture
+def on_access_point(pool):
+    made = []
+
+    def make(name, **dagman):
+        made.append(OnAccessPoint(pool, name, **dagman))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each("cancel", "run")
+
+
+def test_fits_travel_through_a_dag_that_is_removed_and_taken_up_from_its_rescue(pool, on_access_point, reference):
+    run = on_access_point("travel")
+    said = run.submit()
+    assert "search.model: 4 units in 2 jobs" in said
+    assert " kB in 6 files" in said
+    assert "HTCondor works on it" in run("run", "search", "--out", "run", check=False)
+    process = run.fitting("b00001")
+    assert not pool.listens(process)
+    assert run.status()["dag"]["jobs"] == {"running": 2}
+    assert run("cancel", "run").startswith("DAG")
+    run.wait()
+    until(lambda: not pool("condor_q", "-af", "ClusterId").stdout.strip(), 30)
+    assert (run.dag / "run.dag.rescue001").exists()
+    pool("condor_submit_dag", "run.dag", cwd=f"{run.place}/run/.lenspipe/dagman/001")
+    run.wait()
+    agrees(run.made(), reference)
+    found = run.status()
+    assert found["stages"]["search.model"] == {"units": 4, "ok": 4, "failed": 0, "running": 0, "waiting": 0}
+    assert found["dag"]["cluster"] is None
+    assert not list(run.dag.glob("*/outcome.tar"))  # what has come in does not lie there twice
+    assert run.submit().startswith("nothing to do")
+
+
+def test_nothing_is_lost_or_done_twice_when_jobs_are_killed_evicted_and_held(pool, on_access_point, reference):
+    run = on_access_point("faults", retries=0, checkpoint_minutes=0.05, memory_gb=1)
+    run.submit()
+    # One worker is killed: its job ends, and both of its candidates are tried singly.
+    pool.kill(run.fitting("b00001"))
+    # The other is sent away in mid-fit, then held by a person: it stays held until somebody says otherwise.
+    run.fitting("b00002")
+    job = run.jobs()["b00002"].id
+    pool("condor_vacate_job", "-fast", job)
+    until(lambda: run.jobs()["b00002"].starts > 1, PATIENCE)
+    run.fitting("b00002")
+    pool("condor_hold", job)
+    until(lambda: run.jobs()["b00002"].state == "held", 60)
+    assert [(held["node"], held["code"]) for held in run.status()["dag"]["held"]] == [("b00002", 1)]
+    time.sleep(5)
+    assert run.jobs()["b00002"].state == "held"
+    # As if it had been held for want of memory: it is released by itself, and asks for more.
+    for name, value in (("HoldReasonCode", 34), ("HoldReasonSubCode", 102)):
+        pool("condor_qedit", job, name, value)
+    until(lambda: run.jobs()["b00002"].state != "held", 60)
+    assert int(pool("condor_q", job, "-af", "RequestMemory").stdout) > 1024
+    run.wait()
+    agrees(run.made(), reference)
+    assert run.jobs()["b00001"].state == "failed"
+    singles = {node for node in run.jobs() if node.startswith("s")}
+    assert len(singles) == 2, run.said()
+    assert describe(run.root)["checkpoints"] > 0
+    assert set(run.receipts("model")) == set(NAMES)
