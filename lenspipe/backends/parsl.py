@@ -55,6 +55,10 @@ class Parsl:
         return future
 
 
+_LOOK_BACK = 300
+"""Seconds for which HTCondor's queue still shows a block that has ended, or keeps one that is held."""
+
+
 @contextmanager
 def open_parsl(root: Path, registry: str, site: Site) -> Iterator[Parsl]:
     """The workers of `site`, gone when the block ends or when this process dies.
@@ -129,12 +133,20 @@ def _provider(label: str, executor: Executor, site: Site, name: str) -> Executio
         blocks |= {"init_blocks": 1, "min_blocks": 1}
         return LocalProvider(worker_init=f"{_end_with(os.getpid())}{own}", **blocks)
     if executor.provider == "condor":
+        # The provider's own lines would leave ended jobs in the queue, let held ones wait and know no walltime.
+        lines = (
+            f'batch_name = "{name}-{label}"',
+            f"leave_in_queue = JobStatus == 4 && time() - CompletionDate < {_LOOK_BACK}",
+            f"periodic_remove = (JobStatus == 5 && time() - EnteredCurrentStatus > {_LOOK_BACK}) || "
+            f"(JobStatus == 2 && time() - JobCurrentStartDate > {int(60 * minutes_of(executor.walltime))})",
+            *executor.options,
+        )
         return CondorProvider(
             init_blocks=0,
             cores_per_slot=executor.cores(),
             mem_per_slot=executor.memory_gb_per_node,
             walltime=executor.walltime,
-            scheduler_options="".join(f"{line}\n" for line in executor.options),
+            scheduler_options="".join(f"{line}\n" for line in lines),
             worker_init=init,
             **blocks,
         )

@@ -230,6 +230,11 @@ class Pool:
         command = top / "bin/lenspipe"
         command.write_text('#!/bin/sh\nexec /opt/lenspipe/env/bin/python -m lenspipe "$@"\n')
         command.chmod(0o755)
+        for name in ("interchange.py", "process_worker_pool.py"):  # Parsl starts them by name
+            _, _, text = (Path(sys.executable).parent / name).read_text().partition("\n")
+            script = top / "env/bin" / name
+            script.write_text(f"#!/opt/lenspipe/env/bin/python\n{text}")
+            script.chmod(0o755)
         return [text for name, source in sources.items() for text in (source, f"/opt/lenspipe/{name}")]
 
 

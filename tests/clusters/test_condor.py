@@ -146,3 +146,19 @@ def test_nothing_is_lost_or_done_twice_when_jobs_are_killed_evicted_and_held(poo
     assert len(singles) == 2, run.said()
     assert describe(run.root)["checkpoints"] > 0
     assert set(run.receipts("model")) == set(NAMES)
+
+
+def test_parsls_workers_are_jobs_of_a_pool_that_shares_its_files(pool, on_access_point, reference):
+    run = on_access_point("parsl")
+    workers = {"provider": "condor", "cores_per_node": 1, "memory_gb_per_node": 1, "max_blocks": 2, "idle_seconds": 5}
+    site = {
+        "name": "blocks",
+        "interface": "lo",
+        "heartbeat_seconds": 2,
+        "lost_seconds": 30,
+        "executors": {"cpu": workers},
+    }
+    (run.folder / "site.yaml").write_text(yaml.safe_dump(site))
+    run("run", "search", "--site", "site.yaml", "--out", "run")
+    agrees(run.made(), reference)
+    until(lambda: not pool("condor_q", "-af", "ClusterId").stdout.strip(), 60)
