@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lenspipe import stages
-from lenspipe.backends import slurm
+from lenspipe.backends import condor, slurm
 from lenspipe.backends.dagman import steps, submit
 from lenspipe.backends.site import WORKFLOWS, Site, find, load_site
 from lenspipe.errors import LenspipeError
@@ -66,8 +66,9 @@ def cancel_run(out: Path) -> None:
         ended.append(f"told {describe(who)} to stop")
     if cluster := submit.cancel(out):
         ended.append(f"DAG {cluster} is removed")
-    if shutil.which("squeue") and (jobs := slurm.cancel(slurm.job_name(out))):
-        ended.append(f"cancelled {', '.join(jobs)}")
+    for system, asks in ((slurm, "squeue"), (condor, "condor_q")):
+        if shutil.which(asks) and (jobs := system.cancel(slurm.job_name(out))):
+            ended.append(f"cancelled {', '.join(jobs)}")
     print("; ".join(ended) or "no job of this run is waiting or running, and no process works on it")
 
 

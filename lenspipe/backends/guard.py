@@ -1,8 +1,8 @@
 """What must not outlive the driver.
 
 ``python -m lenspipe.backends.guard COMMAND ...`` runs a helper that ends with it.
-``python -m lenspipe.backends.guard --jobs NAME`` waits for the end of its standard input, which is that of the driver,
-and then ends the Slurm jobs that bear this name.
+``python -m lenspipe.backends.guard --jobs SYSTEM NAME`` waits for the end of its standard input, which is that of the
+driver, and then ends the jobs of Slurm or HTCondor that bear this name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROUNDS = 30
 
 def main() -> None:
     if sys.argv[1] == "--jobs":
-        end_jobs(sys.argv[2])
+        end_jobs(sys.argv[2], sys.argv[3])
     else:
         end_with_parent(sys.argv[1:])
 
@@ -36,16 +36,17 @@ def end_with_parent(command: list[str]) -> None:
     os.execvp(command[0], command)
 
 
-def end_jobs(name: str) -> None:
-    from lenspipe.backends.slurm import cancel
+def end_jobs(system: str, name: str) -> None:
+    from lenspipe.backends import condor, slurm
     from lenspipe.errors import LenspipeError
 
+    cancel = {"slurm": slurm.cancel, "condor": condor.cancel}[system]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the driver decides when it ends
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 4096):
         pass
     quiet = False
-    for _ in range(_ROUNDS):  # a job may have been on its way to the queue, and Slurm may be slow to answer
+    for _ in range(_ROUNDS):  # a job may have been on its way to the queue, and the batch system may be slow to answer
         with contextlib.suppress(LenspipeError):
             found = cancel(name)
             if not found and quiet:

@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,10 @@ def open_parsl(root: Path, registry: str, site: Site) -> Iterator[Parsl]:
         max_idletime=min((executor.idle_seconds for executor in batch), default=120),
         usage_tracking=0,
     )
-    guard = _guard(name) if any(executor.provider == "slurm" for executor in batch) else nullcontext()
-    with guard, parsl.load(config) as kernel:
-        yield Parsl(kernel, root, registry)
+    with ExitStack() as stack:
+        for system in {executor.provider for executor in batch}:
+            stack.enter_context(_guard(system, name))
+        yield Parsl(stack.enter_context(parsl.load(config)), root, registry)
 
 
 def _executor(label: str, executor: Executor, site: Site, name: str) -> HighThroughputExecutor:
@@ -212,9 +213,9 @@ def _address(site: Site, executor: Executor) -> str:
 
 
 @contextmanager
-def _guard(name: str) -> Iterator[None]:
-    """A process of its own that ends the jobs of this name after the block, and if this process dies."""
-    argv = [sys.executable, "-m", "lenspipe.backends.guard", "--jobs", name]
+def _guard(system: str, name: str) -> Iterator[None]:
+    """A process of its own that ends the batch system's jobs of this name after the block, and if this process dies."""
+    argv = [sys.executable, "-m", "lenspipe.backends.guard", "--jobs", system, name]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as guard:
         try:
             yield

@@ -95,6 +95,11 @@ class Pool:
         self.root, self.master = Path(root), None
 
     @property
+    def inode(self):
+        """Of the root, by which the pool's processes are known."""
+        return self.root.stat().st_ino
+
+    @property
     def home(self):
         """The user's home, seen from outside."""
         return self.root / HOME[1:]
@@ -156,42 +161,51 @@ class Pool:
             self.master.wait()
         self.master = None
 
-    def __call__(self, *argv, user=USER, cwd=HOME, check=True, env=()):
+    def __call__(self, *argv, check=True, **more):
         """Run a command on the access point, in the pool's namespace."""
-        home = "/root" if user == "root" else f"/home/{user}"
-        names = {"HOME": home, "USER": user, "LOGNAME": user, "LC_ALL": "C.UTF-8", **dict(env)}
-        names["PATH"] = "/opt/lenspipe/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-        done = subprocess.run(
-            ["nsenter", f"--mount=/proc/{self.master.pid}/ns/mnt", f"--wdns={cwd}", "--", "runuser", "-u", user, "--"]
-            + ["env", "-i", *(f"{name}={value}" for name, value in names.items()), *map(str, argv)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = subprocess.run(self._inside(*argv, **more), capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise AssertionError(f"{argv}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def processes(self, *words):
-        """Pids of the jobs' processes whose command lines hold all `words`."""
+    def begin(self, *argv, **more):
+        """Start a command there; what it says is nobody's."""
+        null = subprocess.DEVNULL
+        return subprocess.Popen(self._inside(*argv, **more), stdin=null, stdout=null, stderr=null)
+
+    def _inside(self, *argv, user=USER, cwd=HOME):
+        home = "/root" if user == "root" else f"/home/{user}"
+        names = {
+            "HOME": home,
+            "USER": user,
+            "LOGNAME": user,
+            "LC_ALL": "C.UTF-8",
+            "PATH": "/opt/lenspipe/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        }
+        return [
+            *("nsenter", f"--mount=/proc/{self.master.pid}/ns/mnt", f"--wdns={cwd}", "--"),
+            *("runuser", "-u", user, "--", "env", "-i", *(f"{name}={value}" for name, value in names.items())),
+            *map(str, argv),
+        ]
+
+    def processes(self, words):
+        """Pids of lenspipe's processes in the pool whose command lines hold `words`."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                text, pid = path.read_text().replace("\0", " "), int(path.parent.name)
-                if all(word in text for word in words) and "lenspipe task" in text and self.sandbox(pid):
-                    found.append(pid)
+                text, root = path.read_text().replace("\0", " "), (path.parent / "root").stat()
             except OSError:
                 continue
+            if text.startswith("/opt/lenspipe/env/bin/python") and words in text and root.st_ino == self.inode:
+                found.append(int(path.parent.name))
         return found
 
     def sandbox(self, pid):
         """The folder in which a job's process works, seen from outside."""
         try:
-            place = Path(os.readlink(f"/proc/{pid}/cwd"))
+            return self.root / "var/lib/condor/execute" / Path(os.readlink(f"/proc/{pid}/cwd")).name
         except OSError:
             return None
-        parts = place.parts
-        return self.root / "var/lib/condor/execute" / parts[-1] if parts[-1].startswith("dir_") else None
 
     def listens(self, pid):
         """True if a process listens on any port."""
@@ -202,9 +216,6 @@ class Pool:
                 if state == "0A" and f"socket:[{inode}]" in sockets:
                     return True
         return False
-
-    def kill(self, pid):
-        os.kill(pid, signal.SIGKILL)
 
     def _lenspipe(self):
         """Pairs of folders here and in the root: a Python of this kind there, with these packages and this checkout."""

@@ -1,9 +1,12 @@
 """Real batch systems, started for the tests and ended after them: `make test-clusters`."""
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
+from tests.clusters.condor import CannotInstall, Pool
 from tests.clusters.miniature import Miniature
 from tests.clusters.slurm import PACKAGES, Slurm, installed
 
@@ -17,6 +20,24 @@ def slurm(tmp_path_factory):
         yield cluster.start()
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory):
+    """A personal HTCondor pool; LENSPIPE_CLUSTERS names a folder in which its Debian is kept between runs."""
+    kept = os.environ.get("LENSPIPE_CLUSTERS")
+    found = Pool(Path(kept) / "condor" if kept else tmp_path_factory.mktemp("condor") / "root")
+    try:
+        try:
+            found.install()
+        except CannotInstall as error:
+            pytest.skip(f"HTCondor: {error}")
+        found.start()
+        yield found
+    finally:
+        found.stop()
+        if not kept:
+            shutil.rmtree(found.root, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

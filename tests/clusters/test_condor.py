@@ -1,6 +1,8 @@
 """The whole pipeline with its fits on a real HTCondor pool whose jobs share nothing with the access point."""
 
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -31,6 +33,13 @@ class OnAccessPoint(Miniature):
         done = self.pool("lenspipe", *argv, *sets, cwd=self.place, check=check)
         return done.stdout if check else done.stderr
 
+    def begin(self, *argv):
+        return self.pool.begin("lenspipe", *argv, *(w for text in SETS for w in ("--set", text)), cwd=self.place)
+
+    def blocks(self):
+        """Batch names of all jobs in the queue that have not ended."""
+        return self.pool("condor_q", "-constraint", "JobStatus =!= 4", "-af", "JobBatchName").stdout.split()
+
     def submit(self, *options):
         return self("submit", "search", "--site", "site.yaml", "--out", "run", *options)
 
@@ -57,7 +66,7 @@ class OnAccessPoint(Miniature):
         """The processes of a node's job once a fit is under way in it."""
 
         def look():
-            for process in self.pool.processes(f"{node}/parcel.json"):
+            for process in self.pool.processes(f"task {self.dag.relative_to(self.root)}/{node}/parcel.json"):
                 logs = (self.pool.root / "var/lib/condor/execute").glob("dir_*/.lenspipe/logs/search/model/*.log")
                 sandbox = self.pool.sandbox(process)
                 if any(sandbox in log.parents and "fitting" in log.read_text() for log in logs):
@@ -122,7 +131,7 @@ def test_nothing_is_lost_or_done_twice_when_jobs_are_killed_evicted_and_held(poo
     run = on_access_point("faults", retries=0, checkpoint_minutes=0.05, memory_gb=1)
     run.submit()
     # One worker is killed: its job ends, and both of its candidates are tried singly.
-    pool.kill(run.fitting("b00001"))
+    os.kill(run.fitting("b00001"), signal.SIGKILL)
     # The other is sent away in mid-fit, then held by a person: it stays held until somebody says otherwise.
     run.fitting("b00002")
     job = run.jobs()["b00002"].id
@@ -159,6 +168,15 @@ def test_parsls_workers_are_jobs_of_a_pool_that_shares_its_files(pool, on_access
         "executors": {"cpu": workers},
     }
     (run.folder / "site.yaml").write_text(yaml.safe_dump(site))
-    run("run", "search", "--site", "site.yaml", "--out", "run")
+    command = ("run", "search", "--site", "site.yaml", "--out", "run")
+    # A driver that is killed takes its blocks along, and the next one goes on.
+    driver = run.begin(*command)
+    logs = run.root / ".lenspipe/logs/search/model"
+    until(lambda: any("fitting" in log.read_text() for log in logs.glob("*.log")), PATIENCE)
+    (pid,) = pool.processes("lenspipe run search")
+    os.kill(pid, signal.SIGKILL)
+    driver.wait()
+    until(lambda: not run.blocks(), 60)
+    run(*command)
     agrees(run.made(), reference)
-    until(lambda: not pool("condor_q", "-af", "ClusterId").stdout.strip(), 60)
+    until(lambda: not run.blocks(), 60)

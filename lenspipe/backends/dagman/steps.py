@@ -76,8 +76,8 @@ def finish(folder: Path, registry: str, get: GetStage) -> int:
     flow = take_up(folder, get)
     graph = build(flow.instances)
     far = far_stages(graph, settings_of(site))
-    with choose() as progress, hold(root, progress.say):
-        driver, code = drive(flow, graph, root, site, registry, progress, far)
+    with choose() as progress, hold(root, progress.say) as lock:
+        driver, code = drive(flow, graph, root, site, registry, progress, lock, far)
     conclude(driver, graph, root, code)
     if left := [f"{len(keys)} of {name}" for name in sorted(far) if (keys := driver.due(name))]:
         print(f"not done: {', '.join(left)}; lenspipe submit again does them", file=sys.stderr)

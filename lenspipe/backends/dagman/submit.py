@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lenspipe.backends import condor
 from lenspipe.backends.child import open_child
 from lenspipe.backends.dagman import batches as sizes
 from lenspipe.backends.dagman import event_log
@@ -18,7 +19,7 @@ from lenspipe.errors import LenspipeError
 from lenspipe.run.driver import Driver
 from lenspipe.run.graph import Graph, build
 from lenspipe.run.ledger import Ledger
-from lenspipe.run.lock import hold
+from lenspipe.run.lock import Held, hold
 from lenspipe.run.progress import Lines, Progress, choose
 from lenspipe.run.results import result_lines
 from lenspipe.run.workflow import Workflow
@@ -38,8 +39,8 @@ def submit(flow: Workflow, root: Path, site: Site, registry: str, dry_run: bool,
     if dry_run:
         _show(Driver(graph, root, site.capacity(), Ledger(root), Lines(), retry_failed, dry_run=True), flow, far, site)
         return 0
-    with choose() as progress, hold(root, progress.say):
-        driver, code = drive(flow, graph, root, site, registry, progress, far, retry_failed)
+    with choose() as progress, hold(root, progress.say) as lock:
+        driver, code = drive(flow, graph, root, site, registry, progress, lock, far, retry_failed)
         folder = new_folder(root)
         found = sizes.plan(driver, far, site, settings, place_of(folder)) if code in (0, 3) else []
         if found:
@@ -47,11 +48,11 @@ def submit(flow: Workflow, root: Path, site: Site, registry: str, dry_run: bool,
             print("\n".join(sizes.words(driver, found, settings)), flush=True)
             for batch in found:
                 driver.ledger.start(batch.task.corridor, batch.task.stage, batch.task.keys)
-            _condor("condor_submit_dag", "-batch-name", flow.name, DAG, folder=folder)
+            condor.call("condor_submit_dag", "-batch-name", flow.name, DAG, folder=folder)
             print(f"DAG {queued(root)} is in the queue; lenspipe status {root}, lenspipe cancel {root}")
             return 0
         if code in (0, 3):  # nothing has to travel: what comes after can run at once
-            driver, code = drive(flow, graph, root, site, registry, progress, frozenset(), retry_failed)
+            driver, code = drive(flow, graph, root, site, registry, progress, lock, frozenset(), retry_failed)
     conclude(driver, graph, root, code)
     return code
 
@@ -83,11 +84,13 @@ def drive(
     site: Site,
     registry: str,
     progress: Progress,
+    lock: Held,
     far: frozenset[str],
     retry_failed: bool = False,
 ) -> tuple[Driver, int]:
     """Run on this machine all that waits for no `far` stage, one task after the other, without opening a port."""
-    ledger = Ledger(root)
+    os.environ.update(site.environment)
+    ledger = Ledger(root, lock.check)
     for notice in ledger.notices:
         progress.say(notice)
     ledger.begin(flow.name, [(item.corridor, item.stage.name) for item in graph.order])
@@ -162,15 +165,5 @@ def describe(root: Path) -> dict[str, Any] | None:
 def cancel(root: Path) -> str:
     """Remove this run's DAG with all its jobs from the queue; the cluster, empty if there is none."""
     if cluster := queued(root):
-        _condor("condor_rm", cluster, folder=root)
+        condor.call("condor_rm", cluster)
     return cluster
-
-
-def _condor(*argv: str, folder: Path) -> None:
-    """One of HTCondor's commands; `LenspipeError` with what it says where it refuses."""
-    try:
-        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise LenspipeError(f"{argv[0]}: there is no such command; work on a machine with HTCondor.") from None
-    if done.returncode:
-        raise LenspipeError(f"{' '.join(argv)} in {folder}: {(done.stderr or done.stdout).strip()}")

@@ -17,7 +17,7 @@ from lenspipe.run.graph import build
 from lenspipe.run.workflow import load
 from lenspipe.stage import Task
 
-GOLDEN = Path(__file__).parent
+GOLDEN = Path(__file__).parents[1] / "golden"
 PLACE = ".lenspipe/dagman/001"
 
 
