@@ -136,19 +136,23 @@ def _provider(label: str, executor: Executor, site: Site, name: str) -> Executio
     if executor.provider == "condor":
         # The provider's own lines would leave ended jobs in the queue, let held ones wait and know no walltime.
         lines = (
-            f'batch_name = "{name}-{label}"',
+            f"batch_name = {name}-{label}",
             f"leave_in_queue = JobStatus == 4 && time() - CompletionDate < {_LOOK_BACK}",
             f"periodic_remove = (JobStatus == 5 && time() - EnteredCurrentStatus > {_LOOK_BACK}) || "
             f"(JobStatus == 2 && time() - JobCurrentStartDate > {int(60 * minutes_of(executor.walltime))})",
             *executor.options,
         )
-        return CondorProvider(
+        return Condor(
+            name=f"{name}-{label}",
+            most_blocks=executor.most_blocks,
+            poll_seconds=min(60, site.lost_seconds),
             init_blocks=0,
             cores_per_slot=executor.cores(),
             mem_per_slot=executor.memory_gb_per_node,
             walltime=executor.walltime,
             scheduler_options="".join(f"{line}\n" for line in lines),
-            worker_init=init,
+            # Its jobs begin in a folder of their own; options may name files from where the driver is.
+            worker_init=f"cd {shlex.quote(os.getcwd())}\n{init}",
             **blocks,
         )
     return Slurm(
@@ -173,8 +177,8 @@ def _provider(label: str, executor: Executor, site: Site, name: str) -> Executio
     )
 
 
-class Slurm(SlurmProvider):
-    """Slurm's blocks under a name of the run's own, and no more of them than the site allows in all."""
+class _Blocks:
+    """Blocks under a name of the run's own, and no more of them than the site allows in all."""
 
     def __init__(self, name: str, most_blocks: int, poll_seconds: int, **more: Any):
         super().__init__(**more)
@@ -184,12 +188,20 @@ class Slurm(SlurmProvider):
         if not self._left:
             raise RuntimeError("the site's total_blocks are spent (a block lost again and again?)")
         self._left -= 1
-        job: str = super().submit(command, tasks_per_node, self._name)
+        job: str = super().submit(command, tasks_per_node, self._name)  # type: ignore[misc]
         return job
 
     @property
     def status_polling_interval(self) -> int:
         return self._poll_seconds
+
+
+class Slurm(_Blocks, SlurmProvider):
+    """Slurm's."""
+
+
+class Condor(_Blocks, CondorProvider):
+    """HTCondor's."""
 
 
 def _launcher(executor: Executor) -> Launcher:

@@ -8,7 +8,7 @@ import pytest
 
 from lenspipe import stages
 from lenspipe.backends import slurm
-from lenspipe.backends.parsl import Slurm, _provider
+from lenspipe.backends.parsl import Condor, Slurm, _provider
 from lenspipe.backends.site import load_site
 from lenspipe.errors import LenspipeError
 
@@ -46,6 +46,21 @@ def test_perlmutter_block(perlmutter, label, tmp_path, monkeypatch):
     text = path.read_text()
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     assert_is_golden(text.replace(str(tmp_path), "/scripts"), f"perlmutter-block-{label}.sbatch")
+
+
+def test_condor_block(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/venv/bin:/usr/bin:/bin")
+    monkeypatch.setenv("PYTHONPATH", "/where/lenspipe/lies")
+    monkeypatch.chdir("/")
+    said = "Submitting job(s).\n1 job(s) submitted to cluster 7.\n"
+    monkeypatch.setattr(Condor, "execute_wait", lambda self, command: (0, said, ""))
+    monkeypatch.setattr("time.time", lambda: 0)
+    site = load_site("condor", stages.NAMES)
+    provider = _provider("cpu", site.executors["cpu"], site, "lenspipe-0123456789-abcdef01")
+    provider.script_dir = str(tmp_path)
+    assert provider.submit("process_worker_pool.py ...", 1) == "7.0"
+    (path,) = tmp_path.glob("*.submit")
+    assert_is_golden(path.read_text().replace(str(tmp_path), "/scripts"), "condor-block.sub")
 
 
 def test_no_more_blocks_than_the_site_allows(perlmutter, tmp_path, monkeypatch):

@@ -4,12 +4,14 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 
 from lenspipe.backends.dagman.event_log import jobs
 from lenspipe.backends.dagman.submit import describe, queued
+from lenspipe.backends.slurm import job_name
 from tests.backends.processes import until
 from tests.clusters.condor import HOME, USER
 from tests.clusters.miniature import NAMES, SETS, Miniature
@@ -164,7 +166,7 @@ def test_parsls_workers_are_jobs_of_a_pool_that_shares_its_files(pool, on_access
         "name": "blocks",
         "interface": "lo",
         "heartbeat_seconds": 2,
-        "lost_seconds": 30,
+        "lost_seconds": 200,  # longer than the test waits: not by silence do blocks end
         "executors": {"cpu": workers},
     }
     (run.folder / "site.yaml").write_text(yaml.safe_dump(site))
@@ -176,6 +178,7 @@ def test_parsls_workers_are_jobs_of_a_pool_that_shares_its_files(pool, on_access
     (pid,) = pool.processes("lenspipe run search")
     os.kill(pid, signal.SIGKILL)
     driver.wait()
+    assert all(name.startswith(job_name(Path(run.place) / "run")) for name in run.blocks())
     until(lambda: not run.blocks(), 60)
     run(*command)
     agrees(run.made(), reference)
