@@ -24,7 +24,7 @@ def parent_of(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-def until(look, seconds=60.0):
+def until(look, seconds=200.0):
     """What `look` returns as soon as it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -205,20 +205,20 @@ def test_killed_driver_inside_its_job(run):
 
 
 def test_requeued_copy_beside_its_old_self(run, nodes):
-    """The node of the driver counts as dead while the driver lives: two drivers of one run."""
-    run.submit("make.n=4", "work.slow=['001', '002', '003']", "work.seconds=12")
+    """The driver hangs, its node counts as dead and the job starts again elsewhere; then the driver comes to itself."""
+    run.submit(*SLOW)
     run.working("001")
     old, node = run.driver(), next(iter(run.jobs().values()))[2]
-    node = run.slurm("scontrol", "show", "hostnames", node).split()[0]
-    nodes.kill_node(node)
-    until(lambda: any(pid != old for pid in run.drivers()), PATIENCE)
-    assert old in run.drivers()
+    os.kill(old, signal.SIGSTOP)
+    nodes.kill_node(run.slurm("scontrol", "show", "hostnames", node).split()[0])
     until(lambda: not run.jobs(), PATIENCE)
-    said = run.said()
-    assert "an earlier start of this job" in said
-    assert "has taken it over" in said
     run.assert_each_unit_is_done_once()
+    assert "an earlier start of this job" in run.said()
+    assert old in run.drivers()
+    os.kill(old, signal.SIGCONT)
     until(lambda: not run.left(), PATIENCE)
+    assert "this process stops" in run.said()
+    run.assert_each_unit_is_done_once()
 
 
 def test_signal_before_the_walltime_ends_what_runs_and_requeues(run):
