@@ -86,7 +86,7 @@ def fit_gaussians(
     start = _first(prepared, sets) if begin is None or begin.shape is None else begin.shape
     before = np.zeros_like(image) if begin is None else begin.model
     sigma = np.asarray(with_light_error(imaging, before, light_error).sigma)
-    rounds = (8, 8, 4) if source is None else (5,)
+    rounds = (8, 8, 4) if source is None else (8, 4) if begin is None else (5,)
     mask = imaging.mask
     for evaluations in rounds:
         shape, layers, amplitudes = fit.solve(image, sigma, mask, start, evaluations)

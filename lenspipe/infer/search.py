@@ -35,6 +35,8 @@ _EDGE, _BRIGHT, _TRIMS = 3, 3.5, 3
 """Pixels around a mask, and the sigma above which they are added to it; at most so many times."""
 OTHER_LIGHTS = ((SET, SET), (SET,), ("SERSIC_ELLIPSE", "SERSIC_ELLIPSE"))
 """Models of the lens light that are held against each other: wrong Einstein radii change with them."""
+_REFITS, _GAIN = 3, 5.0
+"""So often at most is a held light refitted, and only while it gains this much in log posterior."""
 _KEPT = 3
 """Optima that go on after the lens light has been refitted without the source."""
 
@@ -88,6 +90,11 @@ def search(prepared: Prepared, scene: Scene, config: FitConfig) -> Found:
         others = [other for other in OTHER_LIGHTS if other != profiles] if config.verdict.other_lights else []
         rivals = {" + ".join(other): _with_light_held(prepared, scene, config, other) for other in others}
         evaluations = found.evaluations + sum(rival.evaluations for rival in rivals.values())
+        for rival in rivals.values():
+            # Where a simpler light fits better, the better one is stuck: its source shows the way.
+            if profiles[0] == SET and rival.optima.cost[0] < found.optima.cost[0]:
+                found = _refitted(replace(found, evaluations=0), rival, scene, config, len(profiles))
+                evaluations += found.evaluations
         radii = {name: rival.theta_E for name, rival in rivals.items()}
         return replace(found, evaluations=evaluations, other_lights=radii)
 
@@ -164,22 +171,36 @@ def _with_light_held(prepared: Prepared, scene: Scene, config: FitConfig, profil
     gaussians = profiles[0] == SET
     light = fit_gaussians(prepared, len(profiles), error) if gaussians else _sersics(prepared, profiles)
     objective = _objective_held(prepared, scene, config, light)
-    start = {
-        "center_x": light.centre[0],
-        "center_y": light.centre[1],
-        "lens_light_e1": light.e1,
-        "lens_light_e2": light.e2,
-    }
+    start = dict(zip(("center_x", "center_y"), light.centre))
+    start |= {"lens_light_e1": light.e1, "lens_light_e2": light.e2}
     optima = _climb(objective, prepared, start, config)
-    evaluations = objective.calls
-    if gaussians:
-        # The source is known well enough now to be subtracted: no pixel need be masked for the light's sake.
-        source = objective.likelihood.images(objective.priors.physical(optima.u[0])).source
-        light = fit_gaussians(prepared, len(profiles), error, source, light)
+    found = Found(prepared, objective, optima, light, evaluations=objective.calls)
+    for _ in range(_REFITS if gaussians else 0):
+        before = found.optima.cost[0]
+        found = _refitted(found, found, scene, config, len(profiles))
+        if found.optima.cost[0] > before - _GAIN:
+            break
+    return found
+
+
+def _refitted(found: Found, behind: Found, scene: Scene, config: FitConfig, sets: int) -> Found:
+    """`found` with its light refitted after the source of `behind` has been subtracted, if that fits better.
+
+    The source is known well enough then: no pixel need be masked for the light's sake. From the shape at hand and anew,
+    for a shape may be stuck where a bad source has led it.
+    """
+    prepared, error = found.prepared, config.data.light_error or 0.0
+    source = behind.objective.likelihood.images(behind.objective.priors.physical(behind.optima.u[0])).source
+    kept = Optima(behind.optima.u[:_KEPT], behind.optima.cost[:_KEPT])
+    best, evaluations = found, found.evaluations
+    for begin in (found.light, None):
+        light = fit_gaussians(prepared, sets, error, source, begin)
         objective = _objective_held(prepared, scene, config, light)
-        optima = _polished(objective, Optima(optima.u[:_KEPT], optima.cost[:_KEPT]))
+        optima = _polished(objective, kept)
         evaluations += objective.calls
-    return Found(prepared, objective, optima, light, evaluations=evaluations)
+        if optima.cost[0] < best.optima.cost[0]:
+            best = Found(prepared, objective, optima, light)
+    return replace(best, evaluations=evaluations)
 
 
 def _sersics(prepared: Prepared, profiles: tuple[str, ...]) -> HeldLight:
