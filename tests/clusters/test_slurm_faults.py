@@ -235,9 +235,9 @@ def test_signal_before_the_walltime_ends_what_runs_and_requeues(run):
 @pytest.mark.parametrize("inside", [True, False])
 def test_cancel_ends_everything(run, inside):
     if inside:
-        run.submit(*SLOW)
+        run.submit(*SLOW[:-1], "work.seconds=100")
     else:
-        driver = run.drive(*SLOW)
+        driver = run.drive(*SLOW[:-1], "work.seconds=100")
     run.working("001")
     argv = [sys.executable, "-m", "lenspipe", "cancel", str(run.root)]
     done = subprocess.run(argv, cwd=ROOT, env=run.environment, capture_output=True, text=True)
