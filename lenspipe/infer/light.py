@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
-from scipy.optimize import least_squares, nnls
+from scipy.optimize import least_squares
 
 from lenspipe.infer.likelihood import Imaging, blur_of
+from lenspipe.infer.linear import non_negative_but_last
 from lenspipe.infer.prepare import Prepared, with_light_error
 from lenspipe.lensing.grid import axes
 from lenspipe.lensing.light import gaussian_ellipse
@@ -155,7 +156,7 @@ class _Gaussians:
 
         def residuals(shape: Floats) -> Floats:
             layers = self.layers(shape)
-            amplitudes = _amplitudes(layers, image, weight)
+            amplitudes = non_negative_but_last(layers, image, weight)
             left = (image - np.einsum("bg,bghw->bhw", amplitudes, layers)) * weight
             return np.concatenate([left[mask], shape[2:4] / _ROUND])
 
@@ -171,30 +172,11 @@ class _Gaussians:
             diff_step=1e-4,
         )
         layers = self.layers(found.x)
-        amplitudes = _amplitudes(layers, image, weight)
+        amplitudes = non_negative_but_last(layers, image, weight)
         for _ in range(3):
             left = (image - np.einsum("bg,bghw->bhw", amplitudes, layers)) * weight
-            amplitudes = _amplitudes(layers, image, weight / (1 + (left / _ROBUST) ** 2) ** 0.25)
+            amplitudes = non_negative_but_last(layers, image, weight / (1 + (left / _ROBUST) ** 2) ** 0.25)
         return found.x, layers, amplitudes
-
-
-def _amplitudes(layers: Floats, image: Floats, weight: Floats) -> Floats:
-    """(B,G+1) least-squares amplitudes, those of the G Gaussians not negative, that of the sky free."""
-    result = np.zeros(layers.shape[:2])
-    for b, w in enumerate(weight):
-        used = w > 0
-        columns = layers[b][:, used] * w[used]
-        normal, right = columns @ columns.T, columns @ (image[b][used] * w[used])
-        sky = normal[:-1, -1] / normal[-1, -1]
-        inner = normal[:-1, :-1] - np.outer(sky, normal[-1, :-1])
-        scale = np.sqrt(np.diag(inner).clip(1e-300))
-        scaled = inner / np.outer(scale, scale)
-        # A Gaussian outside the used pixels, or almost another one, must not stop the factorisation.
-        lower = np.linalg.cholesky(scaled + 1e-9 * np.eye(len(scaled)))
-        reduced = np.linalg.solve(lower, (right[:-1] - sky * right[-1]) / scale)
-        result[b, :-1] = nnls(lower.T, reduced, maxiter=2000)[0] / scale
-        result[b, -1] = (right[-1] - normal[-1, :-1] @ result[b, :-1]) / normal[-1, -1]
-    return result
 
 
 def _first(prepared: Prepared, sets: int) -> Floats:

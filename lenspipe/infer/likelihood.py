@@ -259,19 +259,17 @@ class Likelihood:
         return Parts(source, light, model)
 
     def template_amplitudes(self, found: Solution) -> NDArray[np.float64]:
-        """(K,B,T) amplitudes of the templates beside a `Solution` of (K, P) vectors, in the data's flux unit."""
-        assert self.data.templates is not None and self.data.sigma is not None
+        """(K,B,T) amplitudes of the templates beside a `Solution` of (K, P) vectors, in the data's flux unit.
+
+        Only the last, the sky's, may be negative: free ones, as the likelihood has them, share a broad light and the
+        sky out among each other as the noise will have it.
+        """
+        data = self.data
+        assert data.templates is not None and data.sigma is not None
         model = torch.einsum("kbl,klbhw->kbhw", found.amplitudes.to(self.dtype), found.layers).double().numpy()
-        left = self.data.image - model * self.unit
-        result = np.zeros((len(left), *self.data.templates.shape[:2]))
-        for b, templates in enumerate(self.data.templates):
-            used = self.data.mask[b]
-            columns = (templates[:, used] / self.data.sigma[b][used]).T
-            # At unit length: the widths of Gaussians, and so the columns, differ by orders of magnitude.
-            scale = np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
-            inverse = np.linalg.pinv(columns / scale, rcond=1e-8)
-            result[:, b] = (left[:, b, used] / self.data.sigma[b][used]) @ inverse.T / scale
-        return result
+        weight = np.where(data.mask, 1 / data.sigma, 0.0)
+        left = data.image - model * self.unit
+        return np.stack([linear.non_negative_but_last(data.templates, image, weight) for image in left])
 
     def significance(self, vector: Tensor) -> NDArray[np.float64]:
         """(H,W) residual data - model of a (P,) vector in sigma, the used pixels of all bands together."""

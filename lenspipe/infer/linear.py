@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 from torch import Tensor
 
 _RANK = 1e-6
@@ -54,6 +55,32 @@ def solve_non_negative(M: Tensor, R: Tensor, positive: int) -> Tensor:
         if size == positive and bool((gain > 0).all()):
             break
     return best
+
+
+def non_negative_but_last(
+    layers: NDArray[np.floating], image: NDArray[np.floating], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(B,T) least-squares amplitudes of (B,T,H,W) images, many of them: none negative but that of the last, a sky.
+
+    Parameters
+    ----------
+    image, weight : (B,H,W); `weight` is 1 / sigma, 0 where a pixel does not count.
+    """
+    result = np.zeros(layers.shape[:2])
+    for b, w in enumerate(weight):
+        used = w > 0
+        columns = layers[b][:, used] * w[used]
+        normal, right = columns @ columns.T, columns @ (image[b][used] * w[used])
+        sky = normal[:-1, -1] / normal[-1, -1]
+        inner = normal[:-1, :-1] - np.outer(sky, normal[-1, :-1])
+        scale = np.sqrt(np.diag(inner).clip(1e-300))
+        scaled = inner / np.outer(scale, scale)
+        # An image without used pixels, or almost another one, must not stop the factorisation.
+        lower = np.linalg.cholesky(scaled + 1e-9 * np.eye(len(scaled)))
+        reduced = np.linalg.solve(lower, (right[:-1] - sky * right[-1]) / scale)
+        result[b, :-1] = nnls(lower.T, reduced, maxiter=2000)[0] / scale
+        result[b, -1] = (right[-1] - normal[-1, :-1] @ result[b, :-1]) / normal[-1, -1]
+    return result
 
 
 def orthonormal(templates: NDArray[np.floating], root_weight: NDArray[np.float64]) -> NDArray[np.float64]:
