@@ -194,15 +194,18 @@ def doctor(
     """
     from dataclasses import asdict
 
-    from lenspipe.backends.doctor import here, show, there
+    from lenspipe.backends.doctor import examine, show, there
+    from lenspipe.backends.probe import facts
     from lenspipe.backends.site import load_site
 
     where = load_site(site, stages.NAMES, site_sets or []) if site else None
     if where:
         os.environ.update(where.environment)
-    checks = here(out) + (there(where, out, minutes) if where else [])
+    home = facts(out)
+    checks = [*examine("here", home), *(there(where, out, minutes, home) if where else [])]
     failed = any(check.level == "fail" for check in checks)
-    print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}) if as_json else show(checks))
+    found = {"ok": not failed, "checks": [asdict(check) for check in checks], "facts": home}
+    print(json.dumps(found) if as_json else show(checks))
     raise typer.Exit(int(failed))
 
 

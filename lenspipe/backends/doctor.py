@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lenspipe.backends.probe import facts, get
+from lenspipe.backends.dagman.options import Dagman
+from lenspipe.backends.probe import get
 from lenspipe.backends.site import Site
 from lenspipe.errors import LenspipeError
 from lenspipe.run.folder import STATE
 from lenspipe.stage import Task
 
 Facts = dict[str, Any]
-_MUST_AGREE = ("lenspipe", "parsl")
+_MUST_AGREE = ("lenspipe", "python", "parsl")
+"""Parsl sends pickles; a DAGMan job gets JSON, so that there `lenspipe` alone must agree."""
 _SHOULD_AGREE = ("numpy", "scipy", "torch", "h5py", "astropy", "emcee")
 
 
@@ -112,57 +114,81 @@ def examine(where: str, it: Facts) -> Iterator[Check]:
     yield check("container", it["container"] or "none")
 
 
-def compare(where: str, home: Facts, there: Facts) -> Iterator[Check]:
+def compare(where: str, home: Facts, there: Facts, must: tuple[str, ...] = _MUST_AGREE) -> Iterator[Check]:
     """What must be, or better is, the same on both sides."""
-    same = "take the same installation or image on both sides: `setup` of the site says which"
-    mine, its = home["versions"], there["versions"]
-    python = mine["python"].rpartition(".")[0] != its["python"].rpartition(".")[0]
-    wrong = [n for n in _MUST_AGREE if mine.get(n) != its.get(n)] + ["python"] * python
-    other = [n for n in _SHOULD_AGREE if mine.get(n) != its.get(n)]
-    said = ", ".join(f"{n} {mine.get(n)} here, {its.get(n)} there" for n in wrong + other)
-    if wrong:
+    same = "take the same installation or image on both sides: `setup` or `image` of the site says which"
+    mine, its = (
+        {**it["versions"], "python": it["versions"]["python"].rpartition(".")[0]}  # its minor version
+        for it in (home, there)
+    )
+    other = [name for name in (*_MUST_AGREE, *_SHOULD_AGREE) if mine.get(name) != its.get(name)]
+    said = ", ".join(f"{name} {mine.get(name)} here, {its.get(name)} there" for name in other)
+    if set(other) & set(must):
         yield Check(where, "same versions", "fail", said, same)
     elif other:
         yield Check(where, "same versions", "warn", said, f"results may differ in the last digits: {same}")
     else:
         yield Check(where, "same versions", "ok", "as here")
     if home["container"] and not there["container"]:
-        yield Check(
-            where, "same container", "warn", f"the driver runs in {home['container']}, the worker in none", same
-        )
+        said = f"the driver runs in {home['container']}, the worker in none"
+        yield Check(where, "same container", "warn", said, same)
 
 
-def here(out: Path) -> list[Check]:
-    """This machine, for a run in `out`."""
-    return list(examine("here", facts(out)))
-
-
-def there(site: Site, out: Path, minutes: float) -> list[Check]:
-    """A real task on a real worker of each executor of `site`, through the backend that a run would take.
+def there(site: Site, out: Path, minutes: float, home: Facts) -> list[Check]:
+    """A real task on a real worker of each executor of `site`, by the way that a run would take.
 
     Parameters
     ----------
     minutes : patience with the batch system's queue.
+    home : `facts` of this machine.
     """
-    home = facts(out)
     folder = out.resolve() / f".lenspipe-doctor-{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     found: list[Check] = []
     try:
-        with _open(site, folder) as backend:
-            labels = list(site.workers())
-            began, end = time.monotonic(), time.monotonic() + 60 * minutes
-            sent = {label: backend.submit(_task(label, site), label) for label in labels}
-            for label, future in sent.items():
-                found += _answer(label, future, folder, site, home, end, began)
+        if site.dagman is not None:
+            found += _by_htcondor(site, site.dagman, folder, minutes, home)
+        else:
+            with _open(site, folder) as backend:
+                labels = list(site.workers())
+                began, end = time.monotonic(), time.monotonic() + 60 * minutes
+                sent = {label: backend.submit(_task(label, site), label) for label in labels}
+                for label, future in sent.items():
+                    found += _answer(label, future, folder, site, home, end, began)
     except LenspipeError as error:
         todo = "mend the site, or override a key with --site-set KEY=VALUE; docs/adding-a-site.md explains them"
         found.append(Check(site.name, "start", "fail", str(error), todo))
     if all(check.level != "fail" for check in found):
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        found.append(Check(site.name, "logs", "warn", str(folder / STATE), "remove the folder when you have read them"))
+        found.append(Check(site.name, "logs", "warn", str(folder), "remove the folder when you have read them"))
     return found
+
+
+def _by_htcondor(site: Site, settings: Dagman, folder: Path, minutes: float, home: Facts) -> Iterator[Check]:
+    """A job of HTCondor's own, in the image in which fits will run."""
+    from lenspipe.backends.dagman.probe import ask
+
+    began = time.monotonic()
+    job, answer = ask(site, settings, folder, minutes)
+    passed = f"{(time.monotonic() - began) / 60:.1f} min"
+    image = f"Is there `image` ({settings.image}) under that name, and in it" if settings.image else "Is there on it"
+    look = f"{image} `executable` ({settings.executable})? See {folder / 'probe.err'} and probe.log"
+    if answer is not None:
+        there: Facts = answer["facts"]
+        yield Check("condor", "worker", "ok", f"{there['host']} answered after {passed}")
+        yield from compare("condor", home, there, must=("lenspipe",))
+        if settings.image and not there["container"]:
+            todo = (
+                "the pool may lack Apptainer: ask its people, or set `image: null` and install lenspipe on the workers"
+            )
+            yield Check("condor", "image", "fail", f"the job ran outside of {settings.image}", todo)
+        yield from examine("condor", there)
+    elif job.state in ("idle", "running"):
+        todo = f"condor_q -better-analyze {job.id} says what it waits for; then more --minutes, or mend `requirements`"
+        yield Check("condor", "worker", "fail", f"the job was {job.state} after {passed} and is removed", todo)
+    else:
+        yield Check("condor", "worker", "fail", f"the job {job.id} was {job.state}: {job.detail}", look)
 
 
 def _open(site: Site, folder: Path) -> AbstractContextManager[Any]:
