@@ -28,7 +28,7 @@ def publish(root: Path, to: Path) -> tuple[Path, int]:
     copied = 0
     for path in _kept(root):
         final = target / path.relative_to(root)
-        if final.exists() and _stamp(final) == _stamp(path):
+        if final.exists() and _same(path, final):
             continue
         with replacing(final) as temp:
             shutil.copy2(path, temp)
@@ -46,7 +46,10 @@ def _kept(root: Path) -> Iterator[Path]:
         yield from (here / name for name in sorted(files) if not name.startswith("."))
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    # To the second: not every filesystem keeps more.
-    found = path.stat()
-    return found.st_size, int(found.st_mtime)
+def _same(path: Path, copy: Path) -> bool:
+    """Whether `copy` is of what `path` is now, by size and time."""
+    ours, theirs = path.stat(), copy.stat()
+    second = 10**9
+    # Not every filesystem keeps more than the second; where it does, a file that changed within one is seen.
+    unit = second if theirs.st_mtime_ns % second == 0 else 1
+    return ours.st_size == theirs.st_size and ours.st_mtime_ns // unit == theirs.st_mtime_ns // unit
