@@ -171,10 +171,14 @@ class Likelihood:
         options = (self.device, self.supersampling, self.marginalise, self.chunk)
         return Likelihood(self.data, self.scene, dtype, *options)
 
+    def on(self, data: Imaging) -> Likelihood:
+        """The same likelihood of other data."""
+        options = (self.dtype, self.device, self.supersampling, self.marginalise, self.chunk)
+        return Likelihood(data, self.scene, *options)
+
     def masked(self, mask: NDArray[np.bool_]) -> Likelihood:
         """The same likelihood of the pixels in `mask` (B,H,W)."""
-        options = (self.dtype, self.device, self.supersampling, self.marginalise, self.chunk)
-        return Likelihood(replace(self.data, mask=mask), self.scene, *options)
+        return self.on(replace(self.data, mask=mask))
 
     @property
     def n_data(self) -> int:

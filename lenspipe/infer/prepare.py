@@ -130,6 +130,14 @@ def with_light_error(imaging: Imaging, light: NDArray[np.float64], fraction: flo
     return replace(imaging, sigma=total, background_rms=None, exposure_time=None)
 
 
+def with_noise_of(imaging: Imaging, model: NDArray[np.float64]) -> Imaging:
+    """`imaging` with the variance that a `model` (B,H,W) implies, as a fixed noise map."""
+    assert imaging.background_rms is not None and imaging.exposure_time is not None
+    photons = np.clip(model, 0, None) / imaging.exposure_time[:, None, None]
+    sigma = np.sqrt(imaging.background_rms[:, None, None] ** 2 + photons)
+    return replace(imaging, sigma=sigma, background_rms=None, exposure_time=None)
+
+
 def seeing(cutout: Cutout) -> float:
     """FWHM of the broadest band's PSF, arcsec; of a PSF image that of the circle as large as its upper half."""
     scale = cutout.pixel_scale

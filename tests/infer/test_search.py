@@ -59,6 +59,19 @@ def test_believes_masks_that_fit():
     assert notes == ()
 
 
+def test_the_noise_that_is_sampled_is_the_best_models():
+    cutout, masks = lens()
+    config = CONFIG.resolve(1.25, 12)
+    prepared = prepare(cutout, masks, config.data)
+    with torch.no_grad():
+        found = search(prepared, SCENE, config)
+        model = found.objective.likelihood.images(found.objective.priors.physical(found.optima.u[0])).model
+    assert prepared.imaging.sigma is None
+    sigma = found.objective.likelihood.data.sigma
+    implied = cutout.background_rms[:, None, None] ** 2 + model / cutout.exposure_time[:, None, None]
+    np.testing.assert_allclose(sigma**2, implied, rtol=0.02)
+
+
 def test_light_and_mass_with_centres_of_their_own():
     cutout, masks = lens()
     config = CONFIG.resolve(1.25, 12)
