@@ -63,13 +63,17 @@ class Found:
     other_lights: dict[str, float] = field(default_factory=dict)
 
     @property
+    def vector(self) -> Floats:
+        """(P,) parameters of the best optimum."""
+        return self.objective.priors.physical(self.optima.u[0])
+
+    @property
     def theta_E(self) -> float:
         return self.best("theta_E")
 
     def best(self, name: str) -> float:
         """A parameter of the best optimum."""
-        priors = self.objective.priors
-        return float(priors.physical(self.optima.u[0])[priors.names.index(name)])
+        return float(self.vector[self.objective.priors.names.index(name)])
 
 
 def search(prepared: Prepared, scene: Scene, config: FitConfig) -> Found:
@@ -128,7 +132,7 @@ def _with_noise_settled(found: Found) -> Found:
     likelihood = found.objective.likelihood
     if not likelihood.poisson:
         return found
-    model = likelihood.images(found.objective.priors.physical(found.optima.u[0])).model
+    model = likelihood.images(found.vector).model
     objective = Objective(likelihood.on(with_noise_of(likelihood.data, model)), found.objective.priors)
     optima = _polished(objective, found.optima)
     return replace(found, objective=objective, optima=optima, evaluations=found.evaluations + objective.calls)
@@ -138,8 +142,7 @@ def _wings(found: Found) -> NDArray[np.bool_]:
     """(H,W) pixels at the edge of other objects that stay too bright under the best model, and those beside them."""
     others = found.prepared.others
     edge = binary_dilation(others, iterations=_EDGE) & ~others
-    vector = found.objective.priors.physical(found.optima.u[0])
-    bright = found.objective.likelihood.significance(torch.as_tensor(vector)) > _BRIGHT
+    bright = found.objective.likelihood.significance(torch.as_tensor(found.vector)) > _BRIGHT
     return np.asarray(binary_dilation(bright & edge) & edge)
 
 
@@ -205,7 +208,7 @@ def _refitted(found: Found, behind: Found, scene: Scene, config: FitConfig, sets
     for a shape may be stuck where a bad source has led it.
     """
     prepared, error = found.prepared, config.data.light_error or 0.0
-    source = behind.objective.likelihood.images(behind.objective.priors.physical(behind.optima.u[0])).source
+    source = behind.objective.likelihood.images(behind.vector).source
     kept = Optima(behind.optima.u[:_KEPT], behind.optima.cost[:_KEPT])
     best, evaluations = found, found.evaluations
     for begin in (found.light, None):

@@ -80,7 +80,7 @@ def test_the_lens_is_found_whatever_the_model_of_the_light(found):
 
 def test_images_of_the_parts_add_up(found):
     likelihood = found.objective.likelihood
-    data, vector = likelihood.data, found.objective.priors.physical(found.optima.u[0])
+    data, vector = likelihood.data, found.vector
     parts = likelihood.images(vector)
     residual = ((data.image - parts.model) / data.sigma)[data.mask]
     assert np.sum(residual**2) == pytest.approx(
@@ -93,7 +93,7 @@ def test_images_of_the_parts_add_up(found):
 
 def test_lenstronomy_agrees_on_the_held_light(found):
     likelihood = found.objective.likelihood
-    vector = found.objective.priors.physical(found.optima.u[0])
+    vector = found.vector
     plain = Likelihood(likelihood.data, likelihood.scene, marginalise=False)
     theirs = Lenstronomy(likelihood.data, likelihood.scene, 1, found.light.components).log_likelihood(vector)
     assert float(plain(torch.as_tensor(vector)[None])[0]) == pytest.approx(theirs, rel=1e-7)

@@ -22,7 +22,7 @@ def theta_E(cutout, masks):
     config = CONFIG.resolve(1.25, 12)
     with torch.no_grad():
         found = search(prepare(cutout, masks, config.data), SCENE, config)
-    return found.objective.priors.physical(found.optima.u[0])[0], found.notes
+    return found.vector[0], found.notes
 
 
 def test_leaves_out_a_neighbour_that_was_taken_for_an_arc():
@@ -65,7 +65,7 @@ def test_the_noise_that_is_sampled_is_the_best_models():
     prepared = prepare(cutout, masks, config.data)
     with torch.no_grad():
         found = search(prepared, SCENE, config)
-        model = found.objective.likelihood.images(found.objective.priors.physical(found.optima.u[0])).model
+        model = found.objective.likelihood.images(found.vector).model
     assert prepared.imaging.sigma is None
     sigma = found.objective.likelihood.data.sigma
     implied = cutout.background_rms[:, None, None] ** 2 + model / cutout.exposure_time[:, None, None]
@@ -78,7 +78,7 @@ def test_light_and_mass_with_centres_of_their_own():
     scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"], joint_centre=False)
     with torch.no_grad():
         found = search(prepare(cutout, masks, config.data), scene, config)
-    best = dict(zip(scene.names, found.objective.priors.physical(found.optima.u[0])))
+    best = dict(zip(scene.names, found.vector))
     assert best["theta_E"] == pytest.approx(TRUTH["theta_E"], rel=0.05)
     for name in ("center_x", "lens_light_center_x"):
         assert best[name] == pytest.approx(TRUTH["center_x"], abs=0.05)
