@@ -8,7 +8,6 @@ import numpy as np
 import scipy.fft
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 TRUNCATE = 4.0
@@ -23,13 +22,22 @@ def gaussian_operators(
 
     Exactly `scipy.ndimage.gaussian_filter` with ``mode="nearest"``: edges are replicated.
     """
-    sigma = fwhm * _SIGMA_PER_FWHM / pixel_scale
+    rows = _gaussian_operator(height, fwhm * _SIGMA_PER_FWHM / pixel_scale)
+    return rows, rows if width == height else _gaussian_operator(width, fwhm * _SIGMA_PER_FWHM / pixel_scale)
 
-    def operator(n: int) -> NDArray[np.float64]:
-        result: NDArray[np.float64] = gaussian_filter1d(np.eye(n), sigma, axis=0, mode="nearest", truncate=TRUNCATE)
-        return result
 
-    return operator(height), operator(width)
+def _gaussian_operator(n: int, sigma: float) -> NDArray[np.float64]:
+    """(n, n); out[i] = sum_t w[t] in[min(max(i + t, 0), n - 1)]."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    i = np.arange(n)
+    shift = i - i[:, None] + radius
+    operator = np.where((shift >= 0) & (shift <= 2 * radius), weights[np.clip(shift, 0, 2 * radius)], 0.0)
+    below = np.concatenate([[0.0], np.cumsum(weights)])  # below[k]: the weights before the k-th
+    operator[:, 0] = below[np.clip(radius - i + 1, 0, 2 * radius + 1)]
+    operator[:, -1] = 1 - below[np.clip(radius + n - 1 - i, 0, 2 * radius + 1)]
+    return operator
 
 
 def gaussian_kernel(fwhm: float, pixel_scale: float) -> NDArray[np.float64]:
@@ -40,6 +48,24 @@ def gaussian_kernel(fwhm: float, pixel_scale: float) -> NDArray[np.float64]:
     line = np.exp(-0.5 * (t / sigma) ** 2)
     kernel = np.outer(line, line)
     return np.asarray(kernel / kernel.sum())
+
+
+def moffat_kernel(fwhm: float, beta: float, pixel_scale: float, largest: int) -> NDArray[np.float64]:
+    """(k, k) image of a Moffat (1969, A&A 3, 455) PSF, k odd and at most `largest`, sum 1.
+
+    Sampled at pixel centres, out to the radius that holds 99.5 % of the flux: `fwhm` is that of the effective PSF.
+    """
+    alpha = moffat_alpha(fwhm, beta) / pixel_scale
+    reach = alpha * math.sqrt(0.005 ** (1 / (1 - beta)) - 1)
+    radius = min(max(math.ceil(reach), 1), (largest - 1) // 2)
+    squared = np.arange(-radius, radius + 1) ** 2
+    kernel = (1 + (squared[:, None] + squared) / alpha**2) ** -beta
+    return np.asarray(kernel / kernel.sum())
+
+
+def moffat_alpha(fwhm: float, beta: float) -> float:
+    """Scale radius of (1 + (r / alpha)^2)^-beta, in the unit of `fwhm`."""
+    return fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
 
 
 class GaussianBlur:

@@ -60,8 +60,7 @@ def observe(
         for row in todo:
             rng = np.random.default_rng([seeds[row], attempt])
             scenes[row] = draw(rng, population, survey, is_lens[row])
-            median = np.array([band.psf_fwhm for band in survey.bands])
-            fwhm[row] = median * np.exp(rng.normal(0, survey.psf_scatter, n_bands))
+            fwhm[row] = survey.per_band("psf_fwhm") * np.exp(rng.normal(0, survey.psf_scatter, n_bands))
             sky_rms[row] = survey.sky_rms() * np.exp(rng.normal(0, survey.sky_scatter, n_bands))
         layers[todo] = render.layers([scenes[row] for row in todo], fwhm[todo], survey, supersampling)
         todo, attempt = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lenspipe.config import Config
 from lenspipe.sim.survey import Survey
@@ -21,19 +21,56 @@ Range = tuple[float, float]
 
 
 class Colours(Config):
-    """Magnitudes of a kind of object in each band relative to its reference magnitude."""
+    """AB magnitudes of a kind of object relative to its reference magnitude; between the nodes, and flat beyond them,
+    they are interpolated in wavelength."""
 
-    offset: tuple[float, ...] = Field(description="mag per band")
-    scatter: tuple[float, ...] = Field(description="mag per band, Gaussian")
+    wavelength: tuple[float, ...] = Field(
+        (), description="nm, rising; empty: one number for each of the survey's bands"
+    )
+    offset: tuple[float, ...] = Field(description="mag")
+    scatter: tuple[float, ...] = Field(description="mag, Gaussian")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Colours:
+        nodes = len(self.wavelength or self.offset)
+        if not len(self.offset) == len(self.scatter) == nodes:
+            raise ValueError("wavelength, offset and scatter must be as many")
+        if any(b <= a for a, b in zip(self.wavelength, self.wavelength[1:])):
+            raise ValueError("wavelength must rise")
+        return self
+
+    def at(self, wavelength: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(B,) offset and scatter; ValueError where nodes and bands are not as many and no wavelengths are given."""
+        if self.wavelength:
+            offset, scatter = (np.interp(wavelength, self.wavelength, node) for node in (self.offset, self.scatter))
+            return np.asarray(offset), np.asarray(scatter)
+        if len(self.offset) != len(wavelength):
+            raise ValueError("must have one number for each of the survey's bands, or wavelengths")
+        return np.array(self.offset), np.array(self.scatter)
 
 
-RED = Colours(offset=(1.55, 0.0, -0.62), scatter=(0.12, 0.0, 0.06))
-BLUE = Colours(offset=(0.25, 0.0, -0.12), scatter=(0.15, 0.0, 0.10))
-FIELD = Colours(offset=(0.7, 0.0, -0.35), scatter=(0.4, 0.0, 0.2))
+# At 481, 642 and 781 nm, the g, r and i of DECam, and beyond them what passively evolving and star-forming galaxies
+# of redshift 0.5 and 1.5 have, roughly.
+_NODES = (367.0, 481.0, 642.0, 781.0, 917.0, 1085.0, 1375.0, 1773.0, 2762.0, 4421.0)
+RED = Colours(
+    wavelength=_NODES,
+    offset=(2.9, 1.55, 0.0, -0.62, -0.95, -1.2, -1.5, -1.8, -1.7, -1.2),
+    scatter=(0.2, 0.12, 0.0, 0.06, 0.07, 0.08, 0.1, 0.1, 0.12, 0.15),
+)
+BLUE = Colours(
+    wavelength=_NODES,
+    offset=(0.5, 0.25, 0.0, -0.12, -0.3, -0.55, -0.75, -0.9, -1.0, -0.9),
+    scatter=(0.2, 0.15, 0.0, 0.10, 0.12, 0.15, 0.2, 0.2, 0.25, 0.3),
+)
+FIELD = Colours(
+    wavelength=_NODES,
+    offset=(1.3, 0.7, 0.0, -0.35, -0.55, -0.75, -1.0, -1.2, -1.2, -1.0),
+    scatter=(0.5, 0.4, 0.0, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
+)
 
 
 class Population(Config):
-    """Every number of the population. Reference magnitudes are of the band whose colour offset is 0 (r)."""
+    """Every number of the population. Reference magnitudes are those at the wavelength of colour 0 (DECam's r)."""
 
     theta_E: Range = Field((0.9, 2.5), description="arcsec, uniform")
     axis_ratio: Range = Field((0.6, 0.98), description="of mass, and of central galaxies without a lens, uniform")
@@ -122,40 +159,44 @@ def draw(rng: Generator, population: Population, survey: Survey, is_lens: bool) 
     kind = "lens" if is_lens else str(rng.choice(KINDS, p=weights / weights.sum()))
     clear = population.isolation
     if kind == "lens":
-        scene = _lens(rng, population)
+        scene = _lens(rng, population, survey)
         clear = max(clear, scene.mass["theta_E"] + 0.8)
     elif kind == "stars":
-        stars = tuple(_star(rng, population, _place(rng, survey, 0.0)) for _ in range(rng.integers(4, 10)))
+        stars = tuple(_star(rng, population, survey, _place(rng, survey, 0.0)) for _ in range(rng.integers(4, 10)))
         scene, clear = Scene(kind, stars), 0.0
     elif kind == "blank":
         scene, clear = Scene(kind, ()), 0.0
     elif kind == "spiral":
-        scene = Scene(kind, _spiral(rng, population))
+        scene = Scene(kind, _spiral(rng, population, survey))
     else:
-        scene = Scene(kind, (_elliptical(rng, population, rng.uniform(0.6, 2.5)),))
+        scene = Scene(kind, (_elliptical(rng, population, survey, rng.uniform(0.6, 2.5)),))
         if kind == "companion":
-            companions = tuple(_companion(rng, population) for _ in range(rng.integers(1, 4)))
+            companions = tuple(_companion(rng, population, survey) for _ in range(rng.integers(1, 4)))
             scene = replace(scene, lights=scene.lights + companions)
     galaxies = tuple(
-        _galaxy(rng, population, _place(rng, survey, clear)) for _ in range(rng.poisson(population.galaxies))
+        _galaxy(rng, population, survey, _place(rng, survey, clear)) for _ in range(rng.poisson(population.galaxies))
     )
-    stars = tuple(_star(rng, population, _place(rng, survey, clear)) for _ in range(rng.poisson(population.stars)))
+    stars = tuple(
+        _star(rng, population, survey, _place(rng, survey, clear)) for _ in range(rng.poisson(population.stars))
+    )
     return replace(scene, lights=scene.lights + galaxies + stars)
 
 
-def _lens(rng: Generator, p: Population) -> Scene:
+def _lens(rng: Generator, p: Population, survey: Survey) -> Scene:
     theta_E = rng.uniform(*p.theta_E)
     e1, e2 = _ellipticity(rng, p.axis_ratio)
     modulus = abs(np.hypot(e1, e2) + rng.normal(0, p.light_ratio_scatter))
     # An ellipse turns by half the angle of its (e1, e2).
     angle = np.arctan2(e2, e1) + 2 * np.deg2rad(rng.normal(0, p.light_angle_scatter))
-    light = replace(_elliptical(rng, p, theta_E), e1=float(modulus * np.cos(angle)), e2=float(modulus * np.sin(angle)))
+    light = replace(
+        _elliptical(rng, p, survey, theta_E), e1=float(modulus * np.cos(angle)), e2=float(modulus * np.sin(angle))
+    )
     shear, direction = rng.uniform(*p.shear), rng.uniform(0, 2 * np.pi)
     beta, side = theta_E * p.source_offset * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
     source_e1, source_e2 = _ellipticity(rng, p.source_axis_ratio)
     source = Light(
         layer="source",
-        magnitude=_magnitude(rng, rng.uniform(*p.source_magnitude), p.source_colours),
+        magnitude=_magnitude(rng, survey, rng.uniform(*p.source_magnitude), p.source_colours),
         x=light.x + beta * np.cos(side),
         y=light.y + beta * np.sin(side),
         radius=rng.uniform(*p.source_radius),
@@ -176,13 +217,13 @@ def _lens(rng: Generator, p: Population) -> Scene:
     return Scene("lens", (light, source), mass)
 
 
-def _elliptical(rng: Generator, p: Population, theta_E: float) -> Light:
+def _elliptical(rng: Generator, p: Population, survey: Survey, theta_E: float) -> Light:
     """A red galaxy as massive as a lens of `theta_E`: flux goes with the velocity dispersion's 4th power."""
     e1, e2 = _ellipticity(rng, p.axis_ratio)
     magnitude = rng.normal(p.lens_magnitude - 5 * np.log10(theta_E / 1.5), p.lens_magnitude_scatter)
     return Light(
         layer="lens",
-        magnitude=_magnitude(rng, magnitude, p.lens_colours),
+        magnitude=_magnitude(rng, survey, magnitude, p.lens_colours),
         x=rng.normal(0, p.centre),
         y=rng.normal(0, p.centre),
         radius=p.lens_radius * theta_E / 1.5 * np.exp(rng.normal(0, p.lens_radius_scatter)),
@@ -192,14 +233,14 @@ def _elliptical(rng: Generator, p: Population, theta_E: float) -> Light:
     )
 
 
-def _spiral(rng: Generator, p: Population) -> tuple[Light, ...]:
+def _spiral(rng: Generator, p: Population, survey: Survey) -> tuple[Light, ...]:
     """A blue disc with two logarithmic arms about a small red bulge, all of it the central galaxy."""
     magnitude, radius = rng.uniform(*p.spiral_magnitude), rng.uniform(*p.spiral_radius)
     e1, e2 = _ellipticity(rng, (0.35, 1.0))
     x, y = rng.normal(0, p.centre, 2)
     disc = Light(
         layer="lens",
-        magnitude=_magnitude(rng, magnitude, p.source_colours),
+        magnitude=_magnitude(rng, survey, magnitude, p.source_colours),
         x=x,
         y=y,
         radius=radius,
@@ -211,7 +252,7 @@ def _spiral(rng: Generator, p: Population) -> tuple[Light, ...]:
     )
     bulge = Light(
         layer="lens",
-        magnitude=_magnitude(rng, magnitude + rng.uniform(0.3, 2.0), p.lens_colours),
+        magnitude=_magnitude(rng, survey, magnitude + rng.uniform(0.3, 2.0), p.lens_colours),
         x=x,
         y=y,
         radius=radius * rng.uniform(0.15, 0.35),
@@ -222,19 +263,19 @@ def _spiral(rng: Generator, p: Population) -> tuple[Light, ...]:
     return disc, bulge
 
 
-def _companion(rng: Generator, p: Population) -> Light:
+def _companion(rng: Generator, p: Population, survey: Survey) -> Light:
     distance, angle = rng.uniform(*p.companion_distance), rng.uniform(0, 2 * np.pi)
     place = (distance * np.cos(angle), distance * np.sin(angle))
-    magnitude = _magnitude(rng, rng.uniform(*p.companion_magnitude), p.source_colours)
-    return replace(_galaxy(rng, p, place), magnitude=magnitude)
+    magnitude = _magnitude(rng, survey, rng.uniform(*p.companion_magnitude), p.source_colours)
+    return replace(_galaxy(rng, p, survey, place), magnitude=magnitude)
 
 
-def _galaxy(rng: Generator, p: Population, place: tuple[float, float]) -> Light:
+def _galaxy(rng: Generator, p: Population, survey: Survey, place: tuple[float, float]) -> Light:
     low, high = (10 ** (0.35 * m) for m in p.galaxy_magnitude)
     e1, e2 = _ellipticity(rng, (0.4, 1.0))
     return Light(
         layer="others",
-        magnitude=_magnitude(rng, np.log10(rng.uniform(low, high)) / 0.35, p.field_colours),
+        magnitude=_magnitude(rng, survey, np.log10(rng.uniform(low, high)) / 0.35, p.field_colours),
         x=place[0],
         y=place[1],
         radius=p.galaxy_radius * np.exp(rng.normal(0, 0.4)),
@@ -244,8 +285,8 @@ def _galaxy(rng: Generator, p: Population, place: tuple[float, float]) -> Light:
     )
 
 
-def _star(rng: Generator, p: Population, place: tuple[float, float]) -> Light:
-    magnitude = _magnitude(rng, rng.uniform(*p.star_magnitude), p.field_colours)
+def _star(rng: Generator, p: Population, survey: Survey, place: tuple[float, float]) -> Light:
+    magnitude = _magnitude(rng, survey, rng.uniform(*p.star_magnitude), p.field_colours)
     return Light(layer="others", magnitude=magnitude, x=place[0], y=place[1])
 
 
@@ -266,5 +307,5 @@ def _ellipticity(rng: Generator, ratio: Range) -> tuple[float, float]:
     return float(modulus * np.cos(angle)), float(modulus * np.sin(angle))
 
 
-def _magnitude(rng: Generator, reference: float, colours: Colours) -> NDArray[np.float64]:
-    return reference + rng.normal(colours.offset, colours.scatter)
+def _magnitude(rng: Generator, survey: Survey, reference: float, colours: Colours) -> NDArray[np.float64]:
+    return reference + rng.normal(*colours.at(survey.per_band("wavelength")))

@@ -1,7 +1,7 @@
 """Scenes to noiseless layers, many at a time.
 
 The numerics are lenstronomy's, and so those of a fit: surface brightness averaged over a pixel's subpixels, then
-blurred by the Gaussian PSF on the pixel grid. Stars are the PSF itself, read off at the pixel centres.
+blurred by the PSF on the pixel grid. Stars are the PSF itself, read off at the pixel centres.
 """
 
 from __future__ import annotations
@@ -58,15 +58,31 @@ def _render(
     n, scale = survey.n_pixels, survey.pixel_scale
     flux = torch.as_tensor(survey.flux(np.stack([item.magnitude for item in items])), dtype=torch.float32)
     if items[0].radius == 0:
-        x, _ = grid.axes(n, n, scale, dtype=torch.float32)
-        sigma = torch.as_tensor(fwhm / math.sqrt(8 * math.log(2)), dtype=torch.float32)[:, :, None, None]
-        across, up = (_gaussian(x.mT - _column(items, name)[:, None], sigma) * scale for name in ("x", "y"))
-        return flux[:, :, None, None] * up @ across.mT
+        x, y = grid.axes(n, n, scale, dtype=torch.float32)
+        squared = (x - _column(items, "x")) ** 2 + (y - _column(items, "y")) ** 2
+        stars = torch.empty(*flux.shape, n, n)
+        for b, band in enumerate(survey.bands):
+            width = torch.as_tensor(fwhm[:, b], dtype=torch.float32)[:, None, None]
+            stars[:, b] = scale**2 * _psf(squared / width**2, band.psf_beta) / width**2
+        return flux[:, :, None, None] * stars
     x, y = grid.axes(n, n, scale, supersampling, dtype=torch.float32)
     brightness = grid.bin_mean(_surface_brightness(scenes, items, x, y), supersampling)[:, None]
-    operators = np.array([[psf.gaussian_operators(n, n, float(f), scale)[0] for f in row] for row in fwhm])
-    blur = torch.as_tensor(operators, dtype=torch.float32)
-    return flux[:, :, None, None] * scale**2 * (blur @ brightness @ blur.mT)
+    blurred = torch.cat([_blur(brightness[k], fwhm[k], survey) for k in range(len(items))])
+    return flux[:, :, None, None] * scale**2 * blurred
+
+
+def _blur(image: Tensor, fwhm: NDArray[np.float64], survey: Survey) -> Tensor:
+    """(L, H, W) -> (L, B, H, W), by the PSF of each band."""
+    n, scale = survey.n_pixels, survey.pixel_scale
+    result = torch.empty((len(image), len(fwhm), n, n), dtype=image.dtype)
+    for b, (band, width) in enumerate(zip(survey.bands, fwhm)):
+        if band.psf_beta is None:
+            operator = torch.as_tensor(psf.gaussian_operators(n, n, float(width), scale)[0], dtype=image.dtype)
+            result[:, b] = operator @ image @ operator.mT
+        else:
+            kernel = psf.moffat_kernel(float(width), band.psf_beta, scale, n)
+            result[:, b] = psf.KernelBlur((n, n), kernel[None], dtype=image.dtype)(image)[:, 0]
+    return result
 
 
 def _surface_brightness(scenes: Sequence[Scene], items: Sequence[Light], x: Tensor, y: Tensor) -> Tensor:
@@ -87,9 +103,12 @@ def _surface_brightness(scenes: Sequence[Scene], items: Sequence[Light], x: Tens
     return image * (1 + arms * torch.cos(2 * (torch.atan2(v, u) - turn) + _column(items, "phase")))
 
 
-def _gaussian(distance: Tensor, sigma: Tensor) -> Tensor:
-    """Density of a normal distribution, per arcsec."""
-    return torch.exp(-0.5 * (distance / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+def _psf(squared: Tensor, beta: float | None) -> Tensor:
+    """Brightness of a star of unit flux and FWHM 1 at the squared distance; of a Moffat where `beta` is not None."""
+    if beta is None:
+        return torch.exp(-4 * math.log(2) * squared) * (4 * math.log(2) / math.pi)
+    alpha2 = psf.moffat_alpha(1.0, beta) ** 2
+    return (1 + squared / alpha2) ** -beta * ((beta - 1) / (math.pi * alpha2))
 
 
 def _stack(values: Sequence[float]) -> Tensor:

@@ -17,6 +17,7 @@ from lenspipe.sim.population import LAYERS as LAYER_NAMES
 from lenspipe.sim.population import Population
 from lenspipe.sim.survey import Survey
 from lenspipe.stage import Inputs, Outputs, Resources, Stage, seed_for
+from lenspipe.stages.presets import SurveyOption
 from lenspipe.types import check_id
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ class SimulateConfig(Config):
     n_nonlenses: int = Field(1200, ge=0, description="ellipticals, blue companions, spirals, star fields, blank fields")
     prefix: str = Field("SIM", description="of the ids: SIM0000012")
     supersampling: int = Field(3, ge=1, description="subpixels on a pixel's side over which profiles are averaged")
-    survey: Survey = Field(Survey(), description="pixels, seeing, depth")
+    survey: SurveyOption = Field(
+        Survey(),
+        description="a preset, a YAML file like one, or {preset: NAME, bands: [...], ...}: pixels, seeing, depth",
+    )
     population: Population = Field(Population(), description="what is on the sky")
 
     @field_validator("prefix")
@@ -53,9 +57,10 @@ class SimulateConfig(Config):
         if self.n_lenses + self.n_nonlenses == 0:
             raise ValueError("n_lenses and n_nonlenses are both 0")
         for name in ("lens_colours", "source_colours", "field_colours"):
-            colours = getattr(self.population, name)
-            if not len(colours.offset) == len(colours.scatter) == len(self.survey.bands):
-                raise ValueError(f"population.{name} must have one number for each of the survey's bands")
+            try:
+                getattr(self.population, name).at(self.survey.per_band("wavelength"))
+            except ValueError as error:
+                raise ValueError(f"population.{name} {error}") from None
         return self
 
 

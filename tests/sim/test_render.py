@@ -8,6 +8,7 @@ from lenstronomy.ImSim.image_model import ImageModel
 from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LightModel.light_model import LightModel
 
+from lenspipe.lensing.psf import moffat_kernel
 from lenspipe.sim import render
 from lenspipe.sim.population import Light, Scene
 from lenspipe.sim.survey import Survey
@@ -89,3 +90,27 @@ def test_spiral_arms_keep_the_flux():
     )
     assert armed.sum() == pytest.approx(smooth.sum(), rel=0.02)
     assert np.abs(armed - smooth).max() > 0.05 * smooth.max()
+
+
+def test_a_moffat_psf_is_that_of_lenstronomy_and_stars_have_it():
+    bands = tuple(band.model_copy(update={"psf_beta": 3.0}) for band in SURVEY.bands)
+    survey = SURVEY.model_copy(update={"bands": bands})
+    galaxy = replace(SOURCE, lensed=False, layer="lens")
+    ours = render.layers([Scene("elliptical", (galaxy,))], FWHM, survey, 1)[0, 1]
+    star = Light(layer="others", magnitude=np.full(3, 20.0), x=0.0, y=0.0)
+    stars = render.layers([Scene("blank", (star,))], FWHM, survey, 1)[0, 2]
+    blank = {"image_data": np.zeros((45, 45)), "background_rms": 1, "exposure_time": 1}
+    corner = -22 * survey.pixel_scale
+    data = ImageData(**blank, ra_at_xy_0=corner, dec_at_xy_0=corner, transform_pix2angle=np.eye(2) * survey.pixel_scale)
+    light = LightModel(["SERSIC_ELLIPSE"])
+    shape = {"R_sersic": galaxy.radius, "n_sersic": galaxy.n_sersic, "e1": galaxy.e1, "e2": galaxy.e2}
+    shape |= {"center_x": galaxy.x, "center_y": galaxy.y, "amp": 1.0}
+    for b, fwhm in enumerate(FWHM[0]):
+        kernel = moffat_kernel(fwhm, 3.0, survey.pixel_scale, 45)
+        psf = PSF(psf_type="PIXEL", kernel_point_source=kernel)
+        model = ImageModel(data, psf, LensModel([]), lens_light_model_class=light)
+        expected = survey.flux(galaxy.magnitude)[b] / light.total_flux([shape])[0] * model.image([], [], [shape])
+        assert ours[b] == pytest.approx(expected, abs=1e-5 * expected.max())
+        half = kernel.shape[0] // 2
+        middle = stars[b][22 - half : 23 + half, 22 - half : 23 + half] / 1e4
+        assert middle == pytest.approx(kernel, abs=0.02 * kernel.max())
