@@ -5,9 +5,10 @@ Every draw is fitted: nothing is selected, neither by the truth nor by the data,
 unlensed fluxes flat from 0 to `BRIGHTEST`, as the fit integrates over them, there without the upper end.
 What is not fitted may vary freely: the number of exposures, and so S/N, the seeing of each band.
 
-Three 45x45 bands of the DES-like survey that `lenspipe.sim` renders, profiles averaged over 2x2 subpixels in the images
-and in the fits, photon noise of lens, source and sky drawn for each pixel. The second table has no gate: PSFs taken
-for 10 % wider than they are, noise for 20 % lower, and an elliptical power law of slope 2.2 fitted by an SIE.
+Three 45x45 bands of the DES-like survey that `lenspipe.sim` renders, photon noise of lens, source and sky drawn for
+each pixel. The images' pixels are averaged over as many subpixels as it takes to be exact; the fits choose theirs. The
+second table has no gate: PSFs taken for 10 % wider than they are, noise for 20 % lower, and an elliptical power law of
+slope 2.2 fitted by an SIE.
 
 Figures are appended to ``--out``, one line a lens; with ``--resume`` what is in it is not fitted again.
 """
@@ -37,6 +38,7 @@ from lenspipe.infer.config import FitConfig
 from lenspipe.infer.fit import Fit, fit
 from lenspipe.infer.likelihood import Imaging, Likelihood
 from lenspipe.infer.priors import Prior, Priors
+from lenspipe.infer.subpixels import needed
 from lenspipe.label.masks import label
 from lenspipe.lensing.grid import bin_mean
 from lenspipe.lensing.light import sersic_ellipse, sersic_flux
@@ -74,8 +76,9 @@ BRIGHTEST = np.array([[300.0, 350.0, 400.0], [6000.0, 16000.0, 24000.0]])
 """Fluxes of source and lens light in g, r, i, zero point 30."""
 EXPOSURES = (3, 30)
 """The number of exposures is log-uniform between these."""
-SUBPIXELS = 2
-CONFIG = FitConfig(priors=PRIORS, mass_follows_light=0.1, data={"supersampling": SUBPIXELS})
+CONFIG = FitConfig(priors=PRIORS, mass_follows_light=0.1, data={"supersampling": 2})
+SUBPIXELS, EXACT = 4, 0.01
+"""Of the images: on a pixel's side at least, and more until none is off by more than this share of the sky's noise."""
 
 GATED = ("theta_E", "e1", "e2", "gamma1", "gamma2", "source_center_x", "source_center_y")
 VARIANTS = {
@@ -131,13 +134,15 @@ def draw(rng: np.random.Generator, variant: str) -> Truth:
     fwhm = np.array([b.psf_fwhm for b in survey.bands]) * np.exp(rng.normal(0, survey.psf_scatter, len(survey.bands)))
     blank = np.ones((len(fwhm), survey.n_pixels, survey.n_pixels))
     imaging = Imaging(blank, blank > 0, survey.pixel_scale, sigma=blank, psf_fwhm=fwhm)
-    likelihood = Likelihood(imaging, SCENE, supersampling=SUBPIXELS, engine="torch")
+    profiles = (SCENE.source[0], SCENE.lens_light[0])
+    unit = np.array([float(sersic_flux(*torch.as_tensor(vector[list(p.columns[:2])]))) for p in profiles])
+    amplitudes = survey.pixel_scale**2 * flux / unit[:, None]
+    over_noise = (amplitudes / survey.sky_rms())[:, :, None, None] * blank
+    subpixels = needed(SCENE, vector, over_noise, survey.pixel_scale, EXACT, SUBPIXELS)
+    likelihood = Likelihood(imaging, SCENE, supersampling=SUBPIXELS, engine="torch", subpixels=subpixels)
     response = likelihood.response(torch.as_tensor(vector)[None])[0]
     if variant == "slope":
         response[0] = power_law(vector, likelihood)
-    profiles = (SCENE.source[0], SCENE.lens_light[0])
-    unit = np.array([float(sersic_flux(*torch.as_tensor(vector[list(p.columns[:2])]))) for p in profiles])
-    amplitudes = likelihood.pixel_area * flux / unit[:, None]
     layers = amplitudes[:, :, None, None] * response.numpy()
     return Truth(vector, flux, layers, fwhm, survey.sky_rms(), survey.effective_gain())
 

@@ -110,7 +110,7 @@ def _freeze(value: Any, arrays: list[NDArray[Any]]) -> Any:
     if isinstance(value, Likelihood):
         if value.dtype != torch.float64:
             raise TypeError("a likelihood that is kept is in float64")
-        names = ("data", "scene", "supersampling", "marginalise", "chunk")
+        names = ("data", "scene", "supersampling", "marginalise", "chunk", "subpixels")
         return {"Likelihood": {name: _freeze(getattr(value, name), arrays) for name in names}}
     if type(value).__name__ not in _CLASSES:
         raise TypeError(f"a checkpoint does not keep a {type(value).__name__}")

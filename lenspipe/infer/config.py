@@ -114,6 +114,11 @@ class DataConfig(Config):
         description="share of the lens light added to sigma in quadrature, as its model's error; null: 0.03 if sharp",
     )
     supersampling: int = Field(default=1, ge=1, le=8, description="subpixels per pixel and axis")
+    subpixel_error: float | None = Field(
+        default=0.1,
+        gt=0,
+        description="sigma; pixels whose mean over their subpixels errs more get up to 32 x 32; null: none do",
+    )
     marginalise: bool = Field(default=True, description="integrate over the amplitudes, flat in flux; else maximise")
     precision: Literal["float32", "float64"] = Field(default="float32", description="of the sampling; optima are f64")
 

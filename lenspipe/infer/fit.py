@@ -329,15 +329,16 @@ def _derived(
 
 def _compare(likelihood: Likelihood, vector: Floats, light: HeldLight | None) -> tuple[float, float]:
     """log L of the best model, and how far lenstronomy's is from it, scaled; NaN where lenstronomy has no such case."""
-    factor = likelihood.supersampling
-    own = Likelihood(likelihood.data, likelihood.scene, torch.float64, supersampling=factor, marginalise=False)
+    factor, subpixels = likelihood.supersampling, likelihood.subpixels
+    own = Likelihood(
+        likelihood.data, likelihood.scene, torch.float64, supersampling=factor, marginalise=False, subpixels=subpixels
+    )
     value = float(own(torch.as_tensor(vector)[None])[0])
     height, width = likelihood.data.shape
     if height != width:
         return value, float("nan")
-    theirs = Lenstronomy(likelihood.data, likelihood.scene, factor, light.components if light else ()).log_likelihood(
-        vector
-    )
+    held = light.components if light else ()
+    theirs = Lenstronomy(likelihood.data, likelihood.scene, factor, held, subpixels).log_likelihood(vector)
     return value, abs(value - theirs) / max(1.0, abs(theirs) / 1e3)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from lenspipe.errors import LenspipeError
 from lenspipe.infer import linear
 from lenspipe.lensing import kernel
-from lenspipe.lensing.grid import axes, bin_mean
+from lenspipe.lensing.grid import axes, bin_mean, patches
 from lenspipe.lensing.psf import Blur, GaussianBlur, KernelBlur
 from lenspipe.lensing.scene import Scene
 
@@ -112,6 +112,7 @@ class Likelihood:
     scene : `Scene`; the parameter order is ``scene.names``.
     dtype : of the pixel arithmetic; chi-square and the solve are accumulated in float64 either way.
     supersampling : subpixels per pixel and axis at which profiles are evaluated before the mean over the pixel.
+    subpixels : (H,W) multiples of 4 for pixels that have more than that, else 0; see `lenspipe.infer.subpixels`.
     marginalise : subtract ln det(M) / 2, which turns the maximum over flat amplitudes into their integral.
     chunk : vectors that torch evaluates at a time; small keeps the work in the cache.
     engine : ``kernel`` compiled for the CPU, ``torch``, or ``auto``: the kernel where it can. Afterwards
@@ -128,6 +129,7 @@ class Likelihood:
         marginalise: bool = False,
         chunk: int = 16,
         engine: Engine | None = None,
+        subpixels: NDArray[np.integer] | None = None,
     ):
         engine = engine or _wanted.get()
         self.data, self.scene = data, scene
@@ -135,6 +137,8 @@ class Likelihood:
         self.supersampling, self.marginalise, self.chunk = supersampling, marginalise, chunk
         shape = data.shape
         self.x, self.y = axes(*shape, data.pixel_scale, supersampling, dtype, device)
+        self.subpixels = subpixels
+        self.patches = [] if subpixels is None else patches(subpixels, data.pixel_scale, dtype, device)
         self.blur = blur_of(data, dtype, device)
         # Work in units of the typical noise: flux units of 1e-12 would underflow in float32.
         variance = self._variance(np.asarray(data.image, dtype=np.float64))
@@ -169,12 +173,17 @@ class Likelihood:
     def to(self, dtype: torch.dtype) -> Likelihood:
         """The same likelihood in another precision."""
         options = (self.device, self.supersampling, self.marginalise, self.chunk)
-        return Likelihood(self.data, self.scene, dtype, *options)
+        return Likelihood(self.data, self.scene, dtype, *options, subpixels=self.subpixels)
 
     def on(self, data: Imaging) -> Likelihood:
         """The same likelihood of other data."""
         options = (self.dtype, self.device, self.supersampling, self.marginalise, self.chunk)
-        return Likelihood(data, self.scene, *options)
+        return Likelihood(data, self.scene, *options, subpixels=self.subpixels)
+
+    def refined(self, subpixels: NDArray[np.integer]) -> Likelihood:
+        """The same likelihood with (H,W) `subpixels`."""
+        options = (self.dtype, self.device, self.supersampling, self.marginalise, self.chunk)
+        return Likelihood(self.data, self.scene, *options, subpixels=subpixels)
 
     def masked(self, mask: NDArray[np.bool_]) -> Likelihood:
         """The same likelihood of the pixels in `mask` (B,H,W)."""
@@ -243,11 +252,20 @@ class Likelihood:
 
     def response(self, vectors: Tensor) -> Tensor:
         """(K, L, B, H, W): each component's blurred image at unit amplitude."""
-        layers = bin_mean(self.scene.light_layers(vectors, self.x, self.y), self.supersampling)
+        layers = self.unblurred(vectors)
         blurred = self.blur.each(layers) if self.scene.bands else self.blur(layers)
         if self.sky is not None:
             blurred = torch.cat([blurred, self.sky.expand(len(vectors), -1, -1, -1, -1)], dim=1)
         return blurred
+
+    def unblurred(self, vectors: Tensor) -> Tensor:
+        """(K, L, [B,] H, W): each light's mean surface brightness over the pixels, at unit amplitude."""
+        layers = bin_mean(self.scene.light_layers(vectors, self.x, self.y), self.supersampling)
+        for patch in self.patches:
+            means = self.scene.light_layers(vectors, patch.x, patch.y).mean(-1)
+            at = torch.as_tensor(patch.rows * self.data.shape[1] + patch.columns, device=self.device)
+            layers = layers.flatten(-2).index_copy(-1, at, means).unflatten(-1, self.data.shape)
+        return layers
 
     def images(self, vector: NDArray[np.float64]) -> Parts:
         """The images of a (P,) vector at its best amplitudes that are not negative."""
@@ -333,6 +351,7 @@ class Likelihood:
             dtype=np.dtype(np.float32 if self.dtype == torch.float32 else np.float64),
             supersampling=self.supersampling,
             marginalise=self.marginalise,
+            patches=self.patches,
         )
 
     def _variance(self, image: NDArray[np.float64]) -> NDArray[np.float64]:

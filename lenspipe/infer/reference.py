@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lenspipe.infer.likelihood import Imaging
+from lenspipe.lensing.grid import Patch, patches
 from lenspipe.lensing.params import FIELD, LIGHT, MASS
 from lenspipe.lensing.scene import Component, Scene
 
@@ -19,6 +20,7 @@ class Lenstronomy:
     Parameters
     ----------
     held : profile and keyword arguments of what each of the data's templates shows.
+    subpixels : (H,W) of the pixels that have more than `supersampling`, else 0.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class Lenstronomy:
         scene: Scene,
         supersampling: int = 1,
         held: Sequence[tuple[str, dict[str, float]]] = (),
+        subpixels: NDArray[np.integer] | None = None,
     ):
         from lenstronomy.Sampling.Likelihoods.image_likelihood import ImageLikelihood
 
@@ -52,6 +55,10 @@ class Lenstronomy:
             image_likelihood_mask_list=masks,
             check_positive_flux=True,
         )
+        if subpixels is not None:
+            for model in self.image_likelihood.imSim._image_model_list:
+                numerics = model.ImageNumerics._numerics_subframe
+                numerics._grid = _Grid(numerics._grid, patches(subpixels, data.pixel_scale))
         # What is held was rendered a value per pixel.
         self.held_likelihood = ImageLikelihood(
             [band_settings(data, b, 1) for b in bands],
@@ -114,6 +121,28 @@ class Lenstronomy:
             kwargs["kwargs_lens"], kwargs["kwargs_source"], kwargs["kwargs_lens_light"]
         )
         return np.asarray(found, dtype=np.float64)
+
+
+class _Grid:
+    """lenstronomy's grid, with more points in some pixels. Its own adaptive one knows two densities only."""
+
+    def __init__(self, grid: Any, finer: Sequence[Patch]):
+        self.grid, self.patches = grid, finer
+        x, y = grid.coordinates_evaluate
+        self.coordinates_evaluate = (
+            np.concatenate([x, *(p.x.numpy().ravel() for p in finer)]),
+            np.concatenate([y, *(p.y.numpy().ravel() for p in finer)]),
+        )
+        ends = np.cumsum([len(x), *(p.x.numel() for p in finer)])
+        self.cuts = ends[:-1]
+
+    def flux_array2image_low_high(self, flux: NDArray[np.float64], **options: Any) -> tuple[NDArray[np.float64], None]:
+        """The mean over each pixel's points, (H,W); nothing is convolved in a finer grid."""
+        everywhere, *finer = np.split(flux, self.cuts)
+        image, _ = self.grid.flux_array2image_low_high(everywhere, **options)
+        for patch, values in zip(self.patches, finer):
+            image[patch.rows, patch.columns] = values.reshape(patch.x.shape).mean(1)
+        return image, None
 
 
 def _bands_of(component: Component) -> list[int] | list[None]:

@@ -103,11 +103,13 @@ def test_log_likelihood_is_lenstronomys(bands, shape, psf, noise, masked, sky, e
     np.testing.assert_allclose(exact[~free], expected[~free], rtol=1e-14, atol=1e-6)
 
 
-def scaled_error(data: Imaging, scene: Scene, vectors: np.ndarray, supersampling: int = 1, engine="auto") -> np.ndarray:
+def scaled_error(
+    data: Imaging, scene: Scene, vectors: np.ndarray, supersampling: int = 1, engine="auto", subpixels=None
+) -> np.ndarray:
     """(K,) |log L - lenstronomy's| / max(1, |log L| / 1000) where no amplitude is negative; those must agree too."""
-    reference = Lenstronomy(data, scene, supersampling)
+    reference = Lenstronomy(data, scene, supersampling, subpixels=subpixels)
     expected = np.array([reference.log_likelihood(v) for v in vectors])
-    likelihood = Likelihood(data, scene, supersampling=supersampling, engine=engine)
+    likelihood = Likelihood(data, scene, supersampling=supersampling, engine=engine, subpixels=subpixels)
     value, negative = likelihood.parts(torch.as_tensor(vectors))
     np.testing.assert_array_equal(negative.numpy(), np.round(-expected / 1e8).clip(0))
     free = negative.numpy() == 0
@@ -164,6 +166,17 @@ def test_shapes_free_in_each_band(free, psf):
     lower, upper = bounds(scene)
     vectors = np.random.default_rng(8).uniform(lower, upper, size=(15, len(lower)))
     assert scaled_error(data, scene, vectors, supersampling=2).max() <= 1e-9
+
+
+@pytest.mark.parametrize("supersampling", [1, 2])
+@pytest.mark.parametrize("psf", ["gaussian", "pixel"])
+def test_pixels_with_subpixels_of_their_own(psf, supersampling, engine):
+    data = mock(2, (31, 31), psf, "poisson", True)
+    scene = build(["EPL", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"], sky=True)
+    lower, upper = bounds(scene)
+    vectors = np.random.default_rng(9).uniform(lower, upper, size=(15, len(lower)))
+    subpixels = np.random.default_rng(9).choice([0, 0, 0, 4, 8, 16], size=data.shape)
+    assert scaled_error(data, scene, vectors, supersampling, engine, subpixels).max() <= 1e-9
 
 
 @pytest.mark.parametrize("psf", ["gaussian", "pixel"])

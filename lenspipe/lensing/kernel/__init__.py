@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -19,15 +20,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lenspipe.lensing.grid import Patch
 from lenspipe.lensing.psf import Blur, GaussianBlur
 from lenspipe.lensing.scene import Scene
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
 MAX_LAYERS = 8
 """Light components and sky that the kernel holds."""
+SUBPIXELS = 16
+"""A refined pixel's subpixels fill whole registers."""
 MAX_KERNEL = 31
 """Pixels across a PSF kernel; beyond that a Fourier transform is faster."""
-_ABI = 2
+_ABI = 3
 """``kAbi`` of kernel.h: a library with another one was built from other sources than these, and is not called."""
 _MASS = {"SIE": 0, "SHEAR": 1, "NIE": 2, "SIS": 3, "EPL": 4, "CONVERGENCE": 5}
 _LIGHT = {"SERSIC_ELLIPSE": 0, "SERSIC": 1, "GAUSSIAN_ELLIPSE": 2}
@@ -43,9 +47,10 @@ class _Spec(ctypes.Structure):
     _fields_ = [
         *((name, _int) for name in ("itemsize", "bands", "height", "width", "supersampling")),
         *((name, _int) for name in ("lenses", "sources", "lights", "parameters")),
-        *((name, _int) for name in ("kernel_height", "kernel_width", "marginalise", "templates")),
+        *((name, _int) for name in ("kernel_height", "kernel_width", "marginalise", "templates", "refined")),
         *((name, _pointer) for name in ("profiles", "columns", "x", "y", "image", "weight", "weighted", "mask")),
         *((name, _pointer) for name in ("floor", "per_flux", "sky", "basis", "rows", "cols", "kernels")),
+        *((name, _pointer) for name in ("refined_at", "refined_points", "refined_x", "refined_y")),
     ]
 
 
@@ -83,6 +88,7 @@ class Kernel:
     sky : (B,H,W), the blurred image of a uniform sky; None: no sky.
     basis : (B,T,H,W), images orthonormal under `weight`, which every layer is freed of; None: no templates.
     dtype : float32 or float64, of the pixel arithmetic.
+    patches : pixels with more subpixels, of which each has a multiple of `SUBPIXELS`.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class Kernel:
         dtype: np.dtype[np.floating],
         supersampling: int,
         marginalise: bool,
+        patches: Sequence[Patch] = (),
     ):
         library, self.instructions = _library(), _chosen()
         if library is None or self.instructions is None:
@@ -133,8 +140,11 @@ class Kernel:
         }
         if len(operators) == 2:
             arrays |= {"rows": operators[0][:, box[0], box[0]], "cols": operators[1][:, box[1], box[1]]}
+        arrays |= _refined(patches, *box)
         components = (*scene.lens, *scene.source, *scene.lens_light)
         held = {name: np.ascontiguousarray(a, dtype=np.float64) for name, a in arrays.items() if a is not None}
+        for name in ("refined_at", "refined_points"):
+            held[name] = held[name].astype(np.intc)
         held["profiles"] = np.array([(_MASS | _LIGHT)[c.profile] for c in components], dtype=np.intc)
         held["columns"] = np.array([i for c in components for i in c.columns], dtype=np.intc)
         height, width = held["mask"].shape[1:]
@@ -153,6 +163,7 @@ class Kernel:
             kernel_width=kernel_width,
             marginalise=marginalise,
             templates=0 if basis is None else basis.shape[1],
+            refined=len(held["refined_at"]),
             **{name: a.ctypes.data for name, a in held.items()},
         )
         self._library = library
@@ -206,6 +217,21 @@ def _operators(blur: Blur) -> tuple[tuple[int, int], list[NDArray[np.float64]]]:
         return (_bandwidth(rows), _bandwidth(cols)), [rows, cols]
     height, width = blur.kernels.shape[1:]
     return (height // 2, width // 2), [np.asarray(blur.kernels, dtype=np.float64)[:, ::-1, ::-1]]
+
+
+def _refined(patches: Sequence[Patch], rows: slice, columns: slice) -> dict[str, NDArray[np.float64]]:
+    """The refined pixels in a box of the image, and their subpixels."""
+    at, points, x, y = [], [], [], []
+    for patch in patches:
+        inside = (patch.rows >= rows.start) & (patch.rows < rows.stop)
+        inside &= (patch.columns >= columns.start) & (patch.columns < columns.stop)
+        width = columns.stop - columns.start
+        at.append((patch.rows[inside] - rows.start) * width + patch.columns[inside] - columns.start)
+        points.append(np.full(int(inside.sum()), patch.x.shape[1]))
+        x.append(patch.x.double().cpu().numpy()[inside].ravel())
+        y.append(patch.y.double().cpu().numpy()[inside].ravel())
+    lists = {"refined_at": at, "refined_points": points, "refined_x": x, "refined_y": y}
+    return {name: np.concatenate(parts or [np.empty(0)]) for name, parts in lists.items()}
 
 
 def _bandwidth(operator: NDArray[np.float64]) -> int:

@@ -82,6 +82,7 @@ class Problem {
       blurred_[l] = arena_.array<T>(size_ + 4 * stride_);
     }
     half_ = arena_.array<T>(size_), normalised_ = arena_.array<T>(size_);
+    make_refined(s);
     if (s.kernel_height) make_pixels(s);
     else make_gaussians(s);
   }
@@ -156,6 +157,20 @@ class Problem {
     return e;
   }
 
+  void make_refined(const Spec& s) {
+    refined_at_ = arena_.array<long>(s.refined), refined_vectors_ = arena_.array<int>(s.refined);
+    long points = 0;
+    for (int i = 0; i < s.refined; i++) {
+      refined_at_[i] = long(s.refined_at[i] / W_) * stride_ + s.refined_at[i] % W_;
+      refined_vectors_[i] = s.refined_points[i] / L;
+      points += s.refined_points[i];
+    }
+    refined_total_ = points / L;
+    refined_x_ = arena_.array<T>(points), refined_y_ = arena_.array<T>(points);
+    for (long i = 0; i < points; i++) refined_x_[i] = T(s.refined_x[i]), refined_y_[i] = T(s.refined_y[i]);
+    for (int l = 0; l < layers_; l++) refined_of_[l] = arena_.array<T>(points);
+  }
+
   void make_gaussians(const Spec& s) {
     gaussians_ = arena_.array<Gaussian<T>>(s.bands);
     for (int b = 0; b < s.bands; b++) {
@@ -219,7 +234,7 @@ class Problem {
       if (!isfinite(p[i])) return false;
     const int f = s_.supersampling;
     const T share = T(1.0 / (f * f));
-    alignas(64) T gx[kChunk * L], gy[kChunk * L], bx[kChunk * L], by[kChunk * L];
+    alignas(64) T gx[kChunk * L], gy[kChunk * L];
     Vec<T> bad = {};
     for (int sub = 0; sub < f * f; sub++) {
       const T* x = x_ + (sub % f) * stride_;
@@ -232,30 +247,54 @@ class Problem {
           store(gy + v * L, splat(y_[row * f + sub / f]));
           if (++column == count_) column = 0, row++;
         }
-        memcpy(bx, gx, sizeof(T) * size_t(n) * L);
-        memcpy(by, gy, sizeof(T) * size_t(n) * L);
-        const int* c = s_.columns;
-        for (int i = 0; i < s_.lenses; i++) {
-          deflect(s_.profiles[i], p, c, n, gx, gy, bx, by);
-          c += kMassParameters[s_.profiles[i]];
-        }
-        for (int l = 0; l < layers_; l++) {
-          const int profile = s_.profiles[s_.lenses + l];
-          const T *u = l < s_.sources ? bx : gx, *v = l < s_.sources ? by : gy;
-          T* out = image_of_[l] + start * L;
-          if (profile == kSersicEllipse)
-            shine(Sersic<T>(p[c[0]], p[c[1]], p[c[2]], p[c[3]], p[c[4]], p[c[5]]), n, u, v, out, f > 1, sub > 0, share, bad);
-          else if (profile == kSersic)
-            shine(Sersic<T>(p[c[0]], p[c[1]], 0, 0, p[c[2]], p[c[3]]), n, u, v, out, f > 1, sub > 0, share, bad);
-          else shine(Gaussian2d<T>(p, c), n, u, v, out, f > 1, sub > 0, share, bad);
-          c += kLightParameters[profile];
-        }
+        shade(p, n, gx, gy, image_of_, start, f > 1, sub > 0, share, bad);
       }
     }
+    if (refined_total_) refine(p, bad);
     if (sum<T>(bad) != 0) return false;
     if (pixels_)
       for (int l = 0; l < layers_; l++) frame(l);
     return true;
+  }
+
+  // Every layer's brightness at n vectors of points, written or added from vector `start` of `out` on.
+  void shade(const double* p, int n, const T* gx, const T* gy, T* const* out, long start, bool mean, bool add, T share,
+             Vec<T>& bad) const {
+    alignas(64) T bx[kChunk * L], by[kChunk * L];
+    memcpy(bx, gx, sizeof(T) * size_t(n) * L);
+    memcpy(by, gy, sizeof(T) * size_t(n) * L);
+    const int* c = s_.columns;
+    for (int i = 0; i < s_.lenses; i++) {
+      deflect(s_.profiles[i], p, c, n, gx, gy, bx, by);
+      c += kMassParameters[s_.profiles[i]];
+    }
+    for (int l = 0; l < layers_; l++) {
+      const int profile = s_.profiles[s_.lenses + l];
+      const T *u = l < s_.sources ? bx : gx, *v = l < s_.sources ? by : gy;
+      T* to = out[l] + start * L;
+      if (profile == kSersicEllipse)
+        shine(Sersic<T>(p[c[0]], p[c[1]], p[c[2]], p[c[3]], p[c[4]], p[c[5]]), n, u, v, to, mean, add, share, bad);
+      else if (profile == kSersic)
+        shine(Sersic<T>(p[c[0]], p[c[1]], 0, 0, p[c[2]], p[c[3]]), n, u, v, to, mean, add, share, bad);
+      else shine(Gaussian2d<T>(p, c), n, u, v, to, mean, add, share, bad);
+      c += kLightParameters[profile];
+    }
+  }
+
+  // Replaces the pixels that have subpixels of their own by the mean over these.
+  void refine(const double* p, Vec<T>& bad) {
+    for (long start = 0; start < refined_total_; start += kChunk) {
+      const int n = int(refined_total_ - start < kChunk ? refined_total_ - start : kChunk);
+      shade(p, n, refined_x_ + start * L, refined_y_ + start * L, refined_of_, start, false, false, T(1), bad);
+    }
+    for (int l = 0; l < layers_; l++) {
+      const T* from = refined_of_[l];
+      for (int i = 0; i < s_.refined; i++) {
+        Vec<T> total = {};
+        for (int v = 0; v < refined_vectors_[i]; v++, from += L) total += load(from);
+        image_of_[l][refined_at_[i]] = T(sum<T>(total) / (refined_vectors_[i] * L));
+      }
+    }
   }
 
   static void deflect(int profile, const double* p, const int* c, int n, const T* x, const T* y, T* bx, T* by) {
@@ -465,6 +504,9 @@ class Problem {
   double* shared_[kMaxLayers];  // (templates,) of each layer: what it shares with the band's templates
   double *floor_ = nullptr, *per_flux_ = nullptr;
   Extent* extents_;
+  long *refined_at_, refined_total_;  // where in an image; vectors of all refined pixels
+  int* refined_vectors_;              // of each
+  T *refined_x_, *refined_y_, *refined_of_[kMaxLayers];
   T *image_of_[kMaxLayers], *blurred_[kMaxLayers], *frames_[kMaxLayers], *half_, *normalised_;
   Gaussian<T>* gaussians_ = nullptr;
   Pixels<T>* pixels_ = nullptr;

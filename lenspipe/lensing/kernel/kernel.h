@@ -6,7 +6,7 @@ namespace lenspipe {
 
 constexpr int kMaxLayers = 8;
 // To be raised, here and in kernel/__init__.py, with every change of Spec, of its meaning or of the functions.
-constexpr int kAbi = 2;
+constexpr int kAbi = 3;
 
 // One candidate's data and scene. Lengths: B bands, H W pixels, s subpixels per pixel and axis.
 // The Python side (kernel/__init__.py) holds the same struct: keep the order.
@@ -17,6 +17,7 @@ struct Spec {
   int kernel_height, kernel_width;  // 0: Gaussian
   int marginalise;
   int templates;
+  int refined;  // pixels with subpixels of their own
   const int* profiles;  // of each deflector, source and lens light: the numbers of evaluate.h
   const int* columns;   // columns of each component's parameters, component after component
   const double *x, *y;  // (W s,), (H s,) arcsec
@@ -26,6 +27,8 @@ struct Spec {
   const double* basis;                             // (B, templates, H, W) orthonormal, times weight; or null
   const double *rows, *cols;                       // Gaussian: (B, H, H) and (B, W, W): out = rows @ image @ cols
   const double* kernels;                           // pixel PSF: (B, h, w), already flipped
+  const int *refined_at, *refined_points;  // (refined,) row * W + column, and how many subpixels: a multiple of 16
+  const double *refined_x, *refined_y;     // theirs, pixel after pixel
 };
 
 struct Functions {
