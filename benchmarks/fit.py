@@ -38,7 +38,9 @@ from lenspipe.types import Cutout
 PARTICLES, ITERATIONS, WALKERS, STEPS = 500, 500, 150, 1400
 SCENE = build(["SIE"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
 PRIORS = {name: {"lower": low, "upper": high} for name, (_, low, high) in TRUTH.items()}
-OURS: dict[str, Any] = {"model": {"lens": ["SIE"]}, "priors": PRIORS, "data": {"marginalise": False}}
+# The mock was rendered, and is fitted by lenstronomy, a value a pixel.
+DATA: dict[str, Any] = {"marginalise": False, "subpixel_error": None}
+OURS: dict[str, Any] = {"model": {"lens": ["SIE"]}, "priors": PRIORS, "data": DATA}
 RECIPE = {**OURS, "preset": "reference"}
 LONG = {"ensembles": 4, "walkers": 100, "burn": 500, "min_steps": 3000, "max_steps": 3000}
 """The run that ours is held against, in float64."""
@@ -69,8 +71,7 @@ def ours(options: dict[str, Any], seed: int) -> dict[str, Any]:
     """One fit in this process: CPU seconds without imports, posterior, diagnostics, peak memory with imports."""
     torch.set_num_threads(1)
     data = mock(SCENE, ground=True)
-    # The mock was rendered, and is fitted by lenstronomy, a value a pixel.
-    config = FitConfig.model_validate({"data": {"subpixel_error": None}, **options})
+    config = FitConfig.model_validate(options)
     # What a worker's first fit loads is no part of a candidate's time.
     for module in ("lenstronomy.Sampling.Likelihoods.image_likelihood", "arviz_stats.base"):
         importlib.import_module(module)
@@ -188,7 +189,7 @@ def main() -> None:
         fits.append(in_worker(OURS, number))
         times["our fit"].append(fits[-1]["seconds"])
     long = LONG | ({"walkers": 60, "min_steps": 1500, "max_steps": 1500} if options.quick else {})
-    reference = in_worker({**OURS, "data": {"marginalise": False, "precision": "float64"}, "sampler": long}, 99)
+    reference = in_worker({**OURS, "data": {**DATA, "precision": "float64"}, "sampler": long}, 99)
 
     pso, stretch = np.array(times["PSO iteration"]), np.array(times["stretch step"])
     extrapolated = pso * (ITERATIONS + 1) + stretch * STEPS
