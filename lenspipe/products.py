@@ -37,6 +37,11 @@ class Product:
 SIMULATIONS = Product("simulations", "simulations.fits")
 LAYERS = Product("layers", "layers.h5")
 LABELS = Product("labels", "labels.h5")
+PARTS = Product("parts", "parts.ecsv")
+"""Index of what is simulated for a learner: columns ``key`` (``FIRST-LAST``), ``n``."""
+SAMPLES = Product("samples", "samples/{key}.h5")
+CONTACT = Product("contact", "contact", directory=True, shown="")
+"""``CLASS.png``: the first objects of each class."""
 SHARDS = Product("shards", "shards.ecsv")
 """Index of the shards: columns ``key``, ``n``."""
 SHARD = Product("shard", "shards/{key}.h5")

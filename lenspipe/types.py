@@ -8,7 +8,8 @@ cutout's centre ``(N-1)/2``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,3 +112,71 @@ class Posterior:
     log_prob: NDArray[np.float64]
     best: NDArray[np.float64]
     meta: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Simulated objects for a learner: images, the class of each, and everything that is true of it.
+
+    Attributes
+    ----------
+    id : N ids.
+    classes : C names.
+    label : (N,) u1, index into `classes`.
+    bands : B names of the images' planes.
+    image : (N, B, H, W) f4, in `unit`.
+    pixel_scale : arcsec per pixel.
+    truth : name -> (N,) f8, NaN where it has no meaning for an object.
+    series : name -> (N, T, B) f4, light curves; without any, empty.
+    members : name -> (M,) f8, things of which an object has any number (subhaloes, images of a supernova); ``row`` is
+        the object's number in this collection. Without any, empty.
+    units : unit of each of `truth`, `series` and `members`.
+    """
+
+    id: tuple[str, ...]
+    classes: tuple[str, ...]
+    label: NDArray[np.uint8]
+    bands: tuple[str, ...]
+    image: NDArray[np.float32]
+    unit: str
+    pixel_scale: float
+    truth: dict[str, NDArray[np.float64]]
+    units: dict[str, str]
+    series: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    members: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def take(self, rows: NDArray[np.integer]) -> Samples:
+        """The objects of these rows, in this order."""
+        kept = {int(row): new for new, row in enumerate(rows)}
+        here = [i for i, row in enumerate(self.members["row"]) if int(row) in kept] if self.members else []
+        members = {name: column[here] for name, column in self.members.items()}
+        if members:
+            members["row"] = np.array([kept[int(row)] for row in members["row"]], dtype=np.float64)
+        return replace(
+            self,
+            id=tuple(self.id[row] for row in rows),
+            label=self.label[rows],
+            image=self.image[rows],
+            truth={name: column[rows] for name, column in self.truth.items()},
+            series={name: curves[rows] for name, curves in self.series.items()},
+            members=members,
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[Samples]) -> Samples:
+        """All objects of `parts`, which are of one kind."""
+        first = parts[0]
+        starts = np.cumsum([0, *(len(part.id) for part in parts[:-1])])
+        members = {name: np.concatenate([part.members[name] for part in parts]) for name in first.members}
+        if members:
+            rows = [part.members["row"] + start for part, start in zip(parts, starts)]
+            members["row"] = np.concatenate(rows)
+        return replace(
+            first,
+            id=tuple(i for part in parts for i in part.id),
+            label=np.concatenate([part.label for part in parts]),
+            image=np.concatenate([part.image for part in parts]),
+            truth={name: np.concatenate([part.truth[name] for part in parts]) for name in first.truth},
+            series={name: np.concatenate([part.series[name] for part in parts]) for name in first.series},
+            members=members,
+        )

@@ -11,7 +11,10 @@ from lenspipe.config import nearest
 from lenspipe.errors import LenspipeError
 from lenspipe.stage import Stage
 
-NAMES = ("simulate", "label", "convert", "train", "segment", "select", "model", "collect", "report")
+NAMES = (
+    *("simulate", "label", "convert", "train", "segment", "select", "model", "collect", "report"),
+    *("plan", "simulate_substructure", "contact"),
+)
 
 
 def get(name: str) -> Stage:

@@ -1,0 +1,1 @@
+"""Lenses without substructure, with the subhaloes of cold dark matter, with a vortex of an axion superfluid."""
