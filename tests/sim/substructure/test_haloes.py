@@ -50,7 +50,7 @@ def test_deflection_of_a_mass_is_lenstronomys():
 def test_haloes_lie_in_their_disc_and_lose_mass():
     found = haloes()
     assert (np.hypot(found.x, found.y) <= 3.0).all()
-    assert (found.mass < found.infall_mass).all()
+    assert 0.3 < found.mass.sum() / found.infall_mass.sum() < 0.95
     area = np.pi * (3.0 * DISTANCES.kpc_per_arcsec) ** 2
     assert found.kappa == pytest.approx(found.mass.sum() / area / DISTANCES.sigma_critical)
 
