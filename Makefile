@@ -32,6 +32,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/scaling.py --quick
 	$(BIN)/python benchmarks/overhead.py --quick
 	$(BIN)/python benchmarks/recovery.py --quick
+	$(BIN)/python benchmarks/convert.py --quick
 
 container:
 	BUILDAH_FORMAT=docker $(BUILDER) build --build-arg VARIANT=$(VARIANT) --build-arg VERSION=$(VERSION) \
@@ -54,9 +55,9 @@ $(VENV)/.installed: $(NEEDS)
 	touch $@
 
 $(VENV)/.installed-test: $(NEEDS) $(VENV)/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,mpi]'
 	touch $@
 
 $(VENV)/.installed-bench: $(NEEDS) $(VENV)/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench,mpi]'
 	touch $@

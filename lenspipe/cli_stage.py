@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from lenspipe.config import nearest, parse
 from lenspipe.errors import LenspipeError
 from lenspipe.io.atomic import write_json
 from lenspipe.products import FAILURES, Product
-from lenspipe.run.execute import execute
+from lenspipe.ranks import Ranks, opened
+from lenspipe.run.execute import execute, limit_threads
 from lenspipe.run.fingerprint import Fingerprints
 from lenspipe.run.graph import needs, reads
 from lenspipe.run.ledger import Ledger
@@ -27,12 +27,23 @@ from lenspipe.stage import Stage, Task
 def run_stage(stage: Stage, out: Path, sets: Sequence[str], inputs: Sequence[str], seed: int) -> int:
     """Run `stage` alone, in this process, with its products laid out under `out`; returns the exit code.
 
+    Where a launcher started several processes for it, they work together (`lenspipe.ranks`).
+
     Parameters
     ----------
     sets : ``key=VALUE`` for its options.
     inputs : ``product=PATH``; for a family a folder, or several times one member. What is not named is looked for
         in `out` itself, so that stages can be run there one after the other.
     """
+    with opened(stage.talk, f"lenspipe {stage.name}") as ranks:
+        limit_threads(ranks.cpus)
+        if ranks.rank:
+            ranks.serve()
+            return 0
+        return _lead(ranks, stage, out, sets, inputs, seed)
+
+
+def _lead(ranks: Ranks, stage: Stage, out: Path, sets: Sequence[str], inputs: Sequence[str], seed: int) -> int:
     options: dict[str, Any] = {}
     for text in sets:
         path, value = split_set(text)
@@ -53,7 +64,7 @@ def run_stage(stage: Stage, out: Path, sets: Sequence[str], inputs: Sequence[str
             inputs={product.name: found[product.name] for product in reads(stage) if product.name in found},
             outputs={product.name: _output(stage, product, keys) for product in stage.outputs},
             seed=seed,
-            cpus=len(os.sched_getaffinity(0)),
+            cpus=ranks.cpus,
         )
         if stage.over is not None:
             task = _only(task, stage, keys)

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     PIXEL_SCALE_UNKNOWN = "pixel_scale_unknown"
     ID_INVALID = "id_invalid"
     ID_DUPLICATE = "id_duplicate"
+    LABEL_INVALID = "label_invalid"
     NO_LENS_FOUND = "no_lens_found"
     TASK_CRASHED = "task_crashed"
     TIME_LIMIT = "time_limit"
@@ -68,6 +69,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.PIXEL_SCALE_UNKNOWN: "The pixel scale is neither stated nor in the header.",
     Reason.ID_INVALID: "The id holds characters that are not allowed in a file name.",
     Reason.ID_DUPLICATE: "The same id stands for two different images.",
+    Reason.LABEL_INVALID: "A mask holds a value that stands for no class.",
     Reason.NO_LENS_FOUND: "No pixels were recognised as a lens galaxy.",
     Reason.TASK_CRASHED: "The process that worked on it died, also when it was tried alone.",
     Reason.TIME_LIMIT: "It did not end within the time limit.",

@@ -45,6 +45,8 @@ CONTACT = Product("contact", "contact", directory=True, shown="")
 SHARDS = Product("shards", "shards.ecsv")
 """Index of the shards: columns ``key``, ``n``."""
 SHARD = Product("shard", "shards/{key}.h5")
+INDEX = Product("index", "index.parquet")
+"""Where each object lies: columns id, shard, row."""
 INTAKE = Product("intake", "intake.ecsv")
 """One row per input object: id, file, row, shard, status ``ok | failed``, reason, detail, notes."""
 WEIGHTS = Product("weights", "weights", directory=True, shared=True)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lenspipe.products import Product
+from lenspipe.ranks import Talk
 
 Inputs = Mapping[str, Any]
 """Product name -> `Path`, or -> ``{key: Path}`` where the product is a family."""
@@ -71,6 +72,7 @@ class Stage:
     own : where options may say something of single keys; a unit runs again when what is said of it has changed.
     config : pydantic model of the options.
     run : a plain function on paths.
+    talk : how its ranks talk where a launcher starts several processes for it (`lenspipe.ranks`); empty: one process.
     over : the index product (an ECSV with a column ``key``, and, if it has one, ``selected``) whose rows
         become units; None for a stage that runs once.
     headline : of a stage that runs once, the names of the figures it returns that stand for the whole run.
@@ -88,6 +90,7 @@ class Stage:
     outside: Callable[[Any], Iterable[Path]] | None = None
     own: Own | None = None
     resources: Resources = field(default_factory=Resources)
+    talk: Talk = ""
     headline: tuple[str, ...] = ()
     version: int = 1
     summary: str = ""

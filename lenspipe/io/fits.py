@@ -6,7 +6,7 @@ import gzip
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from lenspipe.errors import CandidateError, Reason
+from lenspipe.io.plain import Cards, plain_image
 
 _END = b"END     "
 _LONGEST = 2880 * 100
@@ -36,12 +37,15 @@ def is_fits(path: Path) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[fits.HDUList, list[str]]]:
+def opened(path: Path) -> Iterator[tuple[Sequence[Any], list[str]]]:
     """The whole file's HDUs and notes on what was odd; `CandidateError` where data are missing.
 
     astropy only warns of a file that ends too early, and then makes up or drops the rest; here it is an error, unless
     nothing but the padding of the last block is missing.
     """
+    if (plain := plain_image(path)) is not None:
+        yield [plain], []
+        return
     try:
         stream, length, memmap = _source(path)
     except FileNotFoundError:
@@ -82,16 +86,18 @@ def is_image(hdu: Any) -> bool:
     return bool(hdu.is_image and hdu.header.get("NAXIS", 0) >= 2)
 
 
-def sky_position(header: fits.Header, shape: tuple[int, int]) -> tuple[NDArray[np.float64], float, float] | None:
+def sky_position(header: Mapping[str, Any], shape: tuple[int, int]) -> tuple[NDArray[np.float64], float, float] | None:
     """CD matrix (2, 2) in degrees of (RA cos Dec, Dec) per pixel (x, y) at the image's centre, its RA and Dec.
 
     Taken by finite differences of the full WCS, so that rotation, distortion and a cutout far from the tangent point
     are all in it. None where the header has no celestial WCS.
     """
+    if "CTYPE1" not in header:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            wcs = WCS(header).celestial
+            wcs = WCS(header.text if isinstance(header, Cards) else header).celestial
             if not wcs.has_celestial:
                 return None
             x, y = (shape[1] - 1) / 2, (shape[0] - 1) / 2

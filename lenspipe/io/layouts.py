@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from lenspipe.errors import CandidateError, LenspipeError, Reason
 from lenspipe.io import fits
 from lenspipe.io.candidate import band_note, header_zero_point, read_candidate, sky_facts
 from lenspipe.io.mend import Raw, SigmaMap, cutout
+from lenspipe.io.pictures import Pairs, is_picture, read_mask, read_picture
 from lenspipe.io.survey import NoiseKind, SurveyFacts
 from lenspipe.types import CLASSES, Cutout, check_id
 
@@ -26,9 +27,11 @@ log = logging.getLogger(__name__)
 ID_COLUMNS = ("id", "COADD_OBJECT_ID", "Y6_COADD_OBJECT_ID", "OBJECT_ID")
 _PLANES = ("g", "r", "i", "z")
 """Order of the planes of the reference system's files, for those that hold more bands than are wanted."""
-Layout = Literal["auto", "table", "folders"]
+Layout = Literal["auto", "table", "folders", "pictures"]
 Source = str | list[str] | Mapping[str, str]
 """Files, folders or globs; or one stack of cutouts a band. ``~`` and $VARIABLES are expanded."""
+Place = Path | Mapping[str, str]
+"""A folder of one candidate, a file, or one stack of cutouts a band."""
 _PARTS = ("image", "noise", "psf", "mask")
 
 
@@ -57,24 +60,43 @@ class Reader:
     noise_kind: NoiseKind = "sigma"
     id_column: str | None = None
     fwhm_unit: Literal["pixel", "arcsec"] | None = None
+    pairs: Pairs = field(default_factory=Pairs)
 
-    def entries(self, source: Source) -> Iterator[Entry]:
-        """All objects of files, folders and globs, or of one stack of cutouts per band."""
-        if isinstance(source, Mapping):
-            yield from self._guarded(Path(next(iter(source.values()))), self._band_stacks(source))
-            return
-        for path in _places(source, self.layout):
-            if path.is_dir():
-                yield self._folder(path)
-            else:
-                yield from self._guarded(path, self._file(path))
+    def places(self, source: Source) -> list[Place]:
+        """What `source` names, in order: folders and files, or one set of stacks by band."""
+        return [source] if isinstance(source, Mapping) else list(_places(source, self.layout))
+
+    def count(self, place: Place) -> int:
+        """Objects in `place`: its rows, or one; one also where it cannot be read."""
+        path = Path(_expand(next(iter(place.values())))) if isinstance(place, Mapping) else place
+        if path.is_dir() or is_picture(path):
+            return 1
+        try:
+            with fits.opened(path) as (hdus, _):
+                stack = next((hdu for hdu in hdus if fits.is_image(hdu)), None)
+                stacked = isinstance(place, Mapping) or self._is_table(hdus, stack)
+                return stack.header[f"NAXIS{stack.header['NAXIS']}"] if stacked and stack is not None else 1
+        except CandidateError:
+            return 1
+
+    def entries(self, place: Place, rows: Sequence[int]) -> Iterator[Entry]:
+        """The objects of one place in these of its `rows`; those that cannot be used with the reason."""
+        if isinstance(place, Mapping):
+            yield from self._guarded(Path(next(iter(place.values()))), self._band_stacks(place, rows))
+        elif place.is_dir():
+            yield self._folder(place)
+        elif is_picture(place):
+            yield from self._guarded(place, self._picture(place))
+        else:
+            yield from self._guarded(place, self._file(place, rows))
 
     def _guarded(self, path: Path, entries: Iterator[Entry]) -> Iterator[Entry]:
         """`entries`; a file that fails as a whole becomes one failed entry."""
         try:
             yield from entries
         except Exception as error:  # one file never stops the others
-            yield _failed(fits.stem(path), str(path), -1, error)
+            name = path.stem if is_picture(path) else fits.stem(path)
+            yield _failed(name, str(path), -1, error)
 
     def _folder(self, folder: Path) -> Entry:
         try:
@@ -91,19 +113,23 @@ class Reader:
             image, **parts, survey=self.survey, sigma_map=self.sigma_map, noise_kind=self.noise_kind, id=name
         )
 
-    def _file(self, path: Path) -> Iterator[Entry]:
+    def _picture(self, path: Path) -> Iterator[Entry]:
+        made = read_picture(path, self.survey, self.sigma_map)
+        yield Entry(made.id, str(path), cutout=made, label=read_mask(path, self.pairs, made.shape))
+
+    def _is_table(self, hdus: Any, stack: Any) -> bool:
+        """Whether the image HDU `stack` of a file holds a cutout in each row."""
+        n_axes = 0 if stack is None else stack.header["NAXIS"]
+        several = n_axes == 4 or (n_axes == 3 and (hasattr(hdus[-1], "columns") or len(self.survey.bands) == 1))
+        return several and self.layout != "folders"
+
+    def _file(self, path: Path, rows: Sequence[int]) -> Iterator[Entry]:
         with fits.opened(path) as (hdus, notes):
             stack = next((hdu for hdu in hdus if fits.is_image(hdu)), None)
-            has_table = hasattr(hdus[-1], "columns")
-            n_axes = 0 if stack is None else stack.header["NAXIS"]
-            if (
-                self.layout != "folders"
-                and stack is not None
-                and (n_axes == 4 or (n_axes == 3 and has_table) or (n_axes == 3 and len(self.survey.bands) == 1))
-            ):
-                yield from self._table(path, hdus, stack, notes)
+            if self._is_table(hdus, stack):
+                yield from self._table(path, hdus, stack, notes, rows)
                 return
-            single = stack is not None and n_axes in (2, 3)
+            single = stack is not None and stack.header["NAXIS"] in (2, 3)
         if self.layout == "table" or not single:
             raise CandidateError(
                 Reason.LAYOUT_UNKNOWN,
@@ -112,7 +138,7 @@ class Reader:
         made = self._read(path, fits.stem(path))
         yield Entry(made.id, str(path), cutout=made)
 
-    def _table(self, path: Path, hdus: Any, stack: Any, notes: list[str]) -> Iterator[Entry]:
+    def _table(self, path: Path, hdus: Any, stack: Any, notes: list[str], rows: Sequence[int]) -> Iterator[Entry]:
         images = fits.image_data(stack, str(path))
         images = images[:, None] if images.ndim == 3 else images
         table = hdus[-1] if hasattr(hdus[-1], "columns") else None
@@ -122,9 +148,10 @@ class Reader:
             )
         bands, planes, more = self._bands(stack.header, images.shape[1], str(path))
         notes = notes + more
-        yield from self._rows(path, images, planes, bands, stack.header, table, self._labels(hdus, images), notes)
+        labels = self._labels(hdus, images)
+        yield from self._rows(path, images, planes, bands, stack.header, table, labels, notes, rows)
 
-    def _band_stacks(self, source: Mapping[str, str]) -> Iterator[Entry]:
+    def _band_stacks(self, source: Mapping[str, str], rows: Sequence[int]) -> Iterator[Entry]:
         bands = self.survey.bands or tuple(source)
         if set(bands) != set(source):
             raise LenspipeError(f"source names the bands {list(source)}, survey.bands {list(bands)}.")
@@ -145,7 +172,7 @@ class Reader:
             )
         first = Path(_expand(source[bands[0]]))
         planes = list(range(len(bands)))
-        yield from self._rows(first, np.stack(stacks, axis=1), planes, bands, headers[0], None, None, notes)
+        yield from self._rows(first, np.stack(stacks, axis=1), planes, bands, headers[0], None, None, notes, rows)
 
     def _bands(self, header: Any, n_planes: int, where: str) -> tuple[tuple[str, ...], list[int], list[str]]:
         """Names of the bands, the planes that hold them, and notes. Planes are named by BANDS in the header."""
@@ -164,13 +191,13 @@ class Reader:
             )
         return bands, [held.index(band) for band in bands], []
 
-    def _labels(self, hdus: Any, images: NDArray[Any]) -> NDArray[np.uint8] | None:
-        """(N, H, W) class numbers from HDU 4 of a file of simulations, None where it holds none."""
+    def _labels(self, hdus: Any, images: NDArray[Any]) -> NDArray[Any] | None:
+        """(N, C, H, W) one layer a class, in HDU 4 of a file of simulations; None where it holds none."""
         if len(hdus) < 5 or not fits.is_image(hdus[4]):
             return None
         layers = fits.image_data(hdus[4], "labels")
         expected = (len(images), len(CLASSES), *images.shape[2:])
-        return np.argmax(layers, axis=1).astype(np.uint8) if layers.shape == expected else None
+        return layers if layers.shape == expected else None
 
     def _rows(
         self,
@@ -180,15 +207,16 @@ class Reader:
         bands: tuple[str, ...],
         header: Any,
         table: Any,
-        labels: NDArray[np.uint8] | None,
+        labels: NDArray[Any] | None,
         notes: list[str],
+        rows: Sequence[int],
     ) -> Iterator[Entry]:
         scale, cd, _, _, more = sky_facts(header, images.shape[2:], self.survey, str(path))
         # The header's place on the sky is that of one tile, not of each cutout.
         columns = _Columns(path, table, bands, len(images), self, scale)
         zero_point = self.survey.per_band("zero_point", bands)
         zero_point[np.isnan(zero_point)] = header_zero_point(header)
-        for row in range(len(images)):
+        for row in rows:
             name = columns.ids[row] if columns.ids is not None else f"{fits.stem(path)}-{row:06d}"
             where = f"{path}, row {row}"
             try:
@@ -214,7 +242,7 @@ class Reader:
                 yield _failed(name, str(path), row, error)
                 continue
             extra = {key: values[row] for key, values in columns.extra.items()}
-            label = None if labels is None else labels[row]
+            label = None if labels is None else np.argmax(labels[row], axis=0).astype(np.uint8)
             yield Entry(made.id, str(path), row, made, label, extra, columns.units)
 
 
@@ -316,13 +344,15 @@ def _failed(name: str, file: str, row: int, error: Exception) -> Entry:
     return Entry(safe_key(name), file, row, reason=str(error.reason), detail=error.detail)
 
 
-def files(source: Source, layout: Layout) -> Iterator[Path]:
+def files(source: Source, layout: Layout, pairs: Pairs) -> Iterator[Path]:
     """Every file that a `Reader` with such a layout would open, and those named that are not there."""
     if isinstance(source, Mapping):
         yield from (Path(_expand(text)) for text in source.values())
         return
     for path in _places(source, layout):
         yield from _parts(path).values() if path.is_dir() else [path]
+        if is_picture(path) and pairs.mask is not None:
+            yield pairs.of(path)
 
 
 def _places(source: str | list[str], layout: Layout) -> Iterator[Path]:
@@ -330,14 +360,14 @@ def _places(source: str | list[str], layout: Layout) -> Iterator[Path]:
     for text in [source] if isinstance(source, str) else source:
         expanded = _expand(text)
         for path in map(Path, sorted(glob.glob(expanded)) or [expanded]):
-            if not path.is_dir() or (layout != "table" and "image" in _parts(path)):
+            if not path.is_dir() or (layout in ("auto", "folders") and "image" in _parts(path)):
                 yield path
                 continue
             for item in sorted(path.iterdir()):
                 if item.is_dir():
-                    wanted = layout != "table" and not item.name.startswith(".")
-                else:
-                    wanted = fits.is_fits(item)
+                    wanted = layout in ("auto", "folders") and not item.name.startswith(".")
+                else:  # pictures beside FITS files are previews of them
+                    wanted = is_picture(item) if layout == "pictures" else fits.is_fits(item)
                 if wanted:
                     yield item
 

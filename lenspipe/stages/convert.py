@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,14 @@ from pydantic import Field
 
 from lenspipe import products
 from lenspipe.config import Config
-from lenspipe.errors import LenspipeError, Reason
+from lenspipe.errors import LenspipeError
 from lenspipe.io.survey import NoiseKind, SurveyFacts
 from lenspipe.stage import Inputs, Outputs, Resources, Stage
 
 log = logging.getLogger(__name__)
+
+
+Class = Literal["source", "lens", "noise", "background"]
 
 
 class ConvertConfig(Config):
@@ -27,8 +30,10 @@ class ConvertConfig(Config):
         description="files, folders or globs; {band: file} for one stack (N, H, W) a band; null: this corridor's "
         "simulations; $VARIABLES are expanded",
     )
-    layout: Literal["auto", "table", "folders"] = Field(
-        "auto", description="table: stacks of cutouts with a catalogue; folders: one folder or file a candidate"
+    layout: Literal["auto", "table", "folders", "pictures"] = Field(
+        "auto",
+        description="table: stacks of cutouts with a catalogue; folders: one folder or file a candidate; pictures: "
+        "one PNG file each",
     )
     survey: SurveyFacts = SurveyFacts()
     noise_kind: NoiseKind = Field("sigma", description="what noise.fits holds; weight is taken as inverse variance")
@@ -36,65 +41,81 @@ class ConvertConfig(Config):
     fwhm_unit: Literal["pixel", "arcsec"] | None = Field(
         None, description="of the columns FWHM_WMEAN_*, to be stated where they carry no unit"
     )
-    shard_size: int = Field(256, ge=1, description="objects in a shard")
+    picture_mask: str | None = Field(
+        None, description="mask of a PNG picture: a path from its folder, such as ../masks/{name}.png"
+    )
+    mask_classes: dict[int, Class] = Field(
+        {0: "background", 255: "source"}, description="grey value of these masks -> class"
+    )
+    shard_size: int = Field(256, ge=1, description="objects of the input for one shard, failures among them")
 
 
 def outside(config: ConvertConfig) -> Iterable[Path]:
     from lenspipe.io.layouts import files
 
-    return [] if config.source is None else files(config.source, config.layout)
+    return [] if config.source is None else files(config.source, config.layout, _pairs(config))
 
 
 def run(config: ConvertConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     from lenspipe.infer.noise import sigma_map
     from lenspipe.io import catalogue
-    from lenspipe.io.layouts import Entry, Reader, safe_key
+    from lenspipe.io.atomic import discard, temporary
+    from lenspipe.io.layouts import Reader
+    from lenspipe.stages.deal import Work, convert
 
     source = config.source
     if source is None:
         if "simulations" not in inputs:
             raise LenspipeError("convert: source is not stated and this corridor makes no simulations.")
         source = str(inputs["simulations"])
-    reader = Reader(config.survey, sigma_map, config.layout, config.noise_kind, config.id_column, config.fwhm_unit)
-    labels = _Labels(inputs["labels"]) if "labels" in inputs else None
-    shards = _Shards(outputs["shard"], config.shard_size)
-    intake: list[dict[str, Any]] = []
-    first: dict[str, str] = {}
-    for entry in reader.entries(source):
-        place = f"{entry.file}, row {entry.row}" if entry.row >= 0 else entry.file
-        if entry.cutout is not None and entry.key in first:
-            detail = f"{place}: the id {entry.key} is already that of {first[entry.key]}, which is kept."
-            entry = Entry(safe_key(entry.key), entry.file, entry.row, reason=str(Reason.ID_DUPLICATE), detail=detail)
-        made = entry.cutout
-        row = {
-            "id": entry.key,
-            "file": entry.file,
-            "row": entry.row,
-            "shard": "",
-            "status": "ok" if made else "failed",
-            "reason": entry.reason,
-            "detail": entry.detail,
-            "notes": "; ".join(made.notes) if made else "",
-            "ra": made.ra if made else float("nan"),
-            "dec": made.dec if made else float("nan"),
+    stated = config.layout, config.noise_kind, config.id_column, config.fwhm_unit, _pairs(config)
+    reader = Reader(config.survey, sigma_map, *stated)
+    pieces = temporary(outputs["shards"])
+    pieces.mkdir()
+    try:
+        rows = convert(Work(reader, reader.places(source), pieces, config.shard_size, inputs.get("labels")))
+        keys = {piece: f"{n:06d}" for n, piece in enumerate(sorted({row.piece for row in rows if row.piece}))}
+        for piece, key in keys.items():
+            os.replace(pieces / piece, outputs["shard"][key])
+    finally:
+        discard(pieces)
+    intake = [
+        {
+            "id": row.entry.key,
+            "file": row.entry.file,
+            "row": row.entry.row,
+            "shard": keys.get(row.piece, ""),
+            "status": "ok" if row.piece else "failed",
+            "reason": row.entry.reason,
+            "detail": row.entry.detail,
+            "notes": row.notes,
+            "ra": row.ra,
+            "dec": row.dec,
         }
-        intake.append(row)
-        if made is not None:
-            first[entry.key] = place
-            if labels is not None:
-                entry = replace(entry, label=labels.of(entry.key))
-            shards.add(entry, row)
-    shards.flush_all()
-    failed = _name_failures(intake, set(first))
-    if not first:
-        reasons = " ".join(row["detail"] for row in intake[:3]) or f"nothing was found at {source}."
+        for row in rows
+    ]
+    held: dict[str, list[str]] = {key: [] for key in keys.values()}
+    for row in rows:
+        if row.piece:
+            held[keys[row.piece]].append(row.entry.key)
+    if not held:
+        reasons = " ".join(row.entry.detail for row in rows[:3]) or f"nothing was found at {source}."
         raise LenspipeError(f"convert: not one object can be used. {reasons}")
+    failed = _name_failures(intake, {name for names in held.values() for name in names})
     catalogue.write_ecsv(
         outputs["intake"], {name: [row[name] for row in intake] for name in intake[0]}, {"ra": "deg", "dec": "deg"}
     )
-    catalogue.write_ecsv(outputs["shards"], {"key": list(shards.sizes), "n": list(shards.sizes.values())})
-    figures = {"n": len(first), "n_failed": len(failed), "n_shards": len(shards.sizes)}
+    catalogue.write_ecsv(outputs["shards"], {"key": list(held), "n": [len(names) for names in held.values()]})
+    where = [(name, key, row) for key, names in held.items() for row, name in enumerate(names)]
+    catalogue.write_parquet(outputs["index"], dict(zip(("id", "shard", "row"), map(list, zip(*where)))))
+    figures = {"n": len(where), "n_failed": len(failed), "n_shards": len(held)}
     return {"figures": figures, "failed": failed}
+
+
+def _pairs(config: ConvertConfig) -> Any:
+    from lenspipe.io.pictures import Pairs
+
+    return Pairs(config.picture_mask, config.mask_classes)
 
 
 def _name_failures(intake: list[dict[str, Any]], names: set[str]) -> dict[str, dict[str, str]]:
@@ -112,69 +133,16 @@ def _name_failures(intake: list[dict[str, Any]], names: set[str]) -> dict[str, d
     return failed
 
 
-class _Labels:
-    """Class numbers by id, from the product of the stage ``label``."""
-
-    def __init__(self, path: Path):
-        import h5py
-
-        self.path = path
-        with h5py.File(path, "r") as f:
-            self._rows = {i.decode(): row for row, i in enumerate(f["id"][:])}
-            self._label = f["label"][:]
-
-    def of(self, name: str) -> Any:
-        if name not in self._rows:
-            raise LenspipeError(f"{self.path}: no label for the object {name}.")
-        return self._label[self._rows[name]]
-
-
-class _Shards:
-    """Gathers objects that fit together and writes a shard whenever one is full."""
-
-    def __init__(self, outputs: Any, size: int):
-        self._outputs, self._size = outputs, size
-        self._groups: dict[Any, list[tuple[Any, dict[str, Any]]]] = {}
-        self.sizes: dict[str, int] = {}
-
-    def add(self, entry: Any, row: dict[str, Any]) -> None:
-        made = entry.cutout
-        alike = (made.bands, made.shape, made.pixel_scale, made.unit, entry.label is not None, tuple(entry.table))
-        self._groups.setdefault(alike, []).append((entry, row))
-        if len(self._groups[alike]) == self._size:
-            self._flush(self._groups.pop(alike))
-
-    def flush_all(self) -> None:
-        for group in self._groups.values():
-            self._flush(group)
-        self._groups = {}
-
-    def _flush(self, group: list[tuple[Any, dict[str, Any]]]) -> None:
-        import numpy as np
-
-        from lenspipe.io import shards
-        from lenspipe.io.mend import pad_to
-
-        key = f"{len(self.sizes):06d}"
-        entries = [entry for entry, _ in group]
-        size = tuple(max(entry.cutout.psf.shape[axis] for entry in entries) for axis in (1, 2))
-        cutouts = [replace(entry.cutout, psf=pad_to(entry.cutout.psf, size)) for entry in entries]
-        table = {name: np.array([entry.table[name] for entry in entries]) for name in entries[0].table}
-        label = None if entries[0].label is None else np.stack([entry.label for entry in entries])
-        shards.write(self._outputs[key], cutouts, shards.Extra(label, table, entries[0].units))
-        self.sizes[key] = len(entries)
-        for _, row in group:
-            row["shard"] = key
-
-
 STAGE = Stage(
     name="convert",
     inputs=(),
     optional=(products.SIMULATIONS, products.LABELS),
     outside=outside,
-    outputs=(products.SHARDS, products.SHARD, products.INTAKE),
+    outputs=(products.SHARDS, products.SHARD, products.INDEX, products.INTAKE),
     config=ConvertConfig,
     run=run,
     resources=Resources(memory_gb=4.0, minutes=120.0),
+    talk="mpi",
+    version=2,
     summary="Read FITS files, check and mend every candidate, write HDF5 shards.",
 )

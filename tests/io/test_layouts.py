@@ -7,6 +7,7 @@ from astropy.table import Table
 
 from lenspipe.io import fits
 from lenspipe.io.layouts import Reader, files
+from lenspipe.io.pictures import Pairs
 from lenspipe.io.survey import SurveyFacts
 
 
@@ -40,9 +41,9 @@ def test_files_are_those_that_are_opened(data, monkeypatch, source, layout, name
     actual = fits.opened
     monkeypatch.setattr(fits, "opened", lambda path: (opened.append(path), actual(path))[1])
     survey = SurveyFacts(bands=("g",), pixel_scale=0.2, psf_fwhm=0.5)
-    entries = list(Reader(survey, lambda *_: np.ones((9, 9)), layout).entries(source))
-    assert entries
-    found = list(files(source, layout))
+    reader = Reader(survey, lambda *_: np.ones((9, 9)), layout)
+    assert [entry for place in reader.places(source) for entry in reader.entries(place, range(reader.count(place)))]
+    found = list(files(source, layout, Pairs()))
     assert found == [data / f"{name}.fits" for name in names]
     # A candidate that fails at its image leaves its other parts unread.
     assert set(opened) <= set(found)

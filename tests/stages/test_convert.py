@@ -1,4 +1,7 @@
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -6,6 +9,8 @@ import numpy as np
 import pytest
 from astropy.io import fits as afits
 from astropy.table import Table
+from PIL import Image
+from pyarrow import parquet
 
 from lenspipe.config import parse
 from lenspipe.errors import LenspipeError
@@ -26,6 +31,7 @@ class Done:
         outputs = {
             "shards": folder / "shards.ecsv",
             "intake": folder / "intake.ecsv",
+            "index": folder / "index.parquet",
             "shard": Family(folder / "shards"),
         }
         parsed = parse(convert.ConvertConfig, config, "convert")
@@ -276,3 +282,89 @@ def test_des_backgrounds(tmp_path):
     assert len(done.cutouts) == 46 and not done.failed
     rms = np.median([made.background_rms for made in done.cutouts.values()], axis=0)
     assert (np.diff(rms) > 0).all() and (rms > 1).all() and (rms < 30).all()
+
+
+def write_png(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def test_pictures_with_masks(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 50, (30, 40)).astype(np.uint8)
+    image[:, :20] = 0  # black, and data
+    mask = np.where(np.arange(40) > 30, 255, 0).astype(np.uint8) * np.ones((30, 1), np.uint8)
+    for name in ("a", "b", "strange", "small", "lonely"):
+        write_png(tmp_path / f"im/{name}.png", image)
+        write_png(tmp_path / f"gt/{name}.png", mask)
+    write_png(tmp_path / "im/colour.png", np.stack([image, image, image], axis=-1))
+    write_png(tmp_path / "gt/colour.png", mask)
+    write_png(tmp_path / "gt/strange.png", mask // 2)
+    write_png(tmp_path / "gt/small.png", mask[:5])
+    (tmp_path / "gt/lonely.png").unlink()
+    content = (tmp_path / "im/b.png").read_bytes()
+    (tmp_path / "im/b.png").write_bytes(content[: len(content) // 2])
+    config = {
+        "source": str(tmp_path / "im"),
+        "layout": "pictures",
+        "survey": {"bands": ["ct"], "pixel_scale": 1},
+        "picture_mask": "../gt/{name}.png",
+        "mask_classes": {0: "background", 255: "lens"},
+    }
+    done = Done(tmp_path, config)
+    assert sorted(done.cutouts) == ["a", "colour"]
+    assert np.array_equal(done.cutouts["colour"].image, image[None])
+    assert done.cutouts["a"].valid.all() and done.cutouts["a"].psf.shape == (1, 1, 1)
+    assert np.array_equal(done.labels["a"], np.where(mask == 255, 1, 3))
+    assert done.reasons() == {
+        "b": "file_truncated",
+        "strange": "label_invalid",
+        "small": "shape_mismatch",
+        "lonely": "file_missing",
+    }
+    assert "127 stands for no class" in done.failed["strange"]["detail"]
+    # Beside FITS files pictures are previews.
+    write_folder(tmp_path / "im/one")
+    survey = {"pixel_scale": 1}
+    assert list(Done(tmp_path / "again", {"source": str(tmp_path / "im"), "survey": survey}).cutouts) == ["one"]
+
+
+def test_the_index_says_where_each_object_is(tmp_path):
+    images = stack(7)
+    images[2] = 0
+    source = write_table(tmp_path / "c.fits", images, catalogue(7))
+    done = Done(tmp_path, {"source": source, "survey": SURVEY, "shard_size": 3})
+    index = parquet.read_table(tmp_path / "index.parquet").to_pydict()
+    assert done.index["n"].tolist() == [2, 3, 1]
+    for name, key, row in zip(index["id"], index["shard"], index["row"]):
+        with Shard(done.paths[key]) as shard:
+            assert shard.ids[row] == name
+    assert len(index["id"]) == 6
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_shards_are_the_same_bytes_for_any_number_of_ranks(tmp_path, ranks):
+    pytest.importorskip("mpi4py", reason="no mpi4py: pip install 'lenspipe[mpi]'")
+    images = stack(11)
+    images[4, 0] = 3.0  # one that fails
+    table = catalogue(11)
+    table["COADD_OBJECT_ID"][9] = table["COADD_OBJECT_ID"][1]  # and one that is there already
+    source = tmp_path / "in"
+    source.mkdir()
+    write_table(source / "b.fits", images, table)
+    write_folder(source / "one", image=np.random.default_rng(3).normal(size=(3, 31, 31)))
+    (source / "broken.fits").write_text("x" * 5000)
+    write_table(source / "short.fits", stack(8), catalogue(7))
+    config = {"source": str(source), "survey": {**SURVEY, "psf_fwhm": 1.0}, "shard_size": 3}
+    alone = Done(tmp_path / "alone", config)
+    assert set(alone.reasons().values()) == {"image_constant", "id_duplicate", "file_unreadable", "table_length"}
+    out = tmp_path / "out"
+    sets = [word for key, value in config.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    argv = ["mpirun", "-n", str(ranks), sys.executable, "-m", "lenspipe", "convert", "--out", str(out), *sets]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3, done.stderr
+    for key, path in alone.paths.items():
+        assert (out / f"shards/{key}.h5").read_bytes() == path.read_bytes()
+    assert len(list((out / "shards").iterdir())) == len(alone.paths)
+    for name in ("intake.ecsv", "shards.ecsv", "index.parquet"):
+        assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
