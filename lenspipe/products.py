@@ -42,6 +42,8 @@ PARTS = Product("parts", "parts.ecsv")
 SAMPLES = Product("samples", "samples/{key}.h5")
 CONTACT = Product("contact", "contact", directory=True, shown="")
 """``CLASS.png``: the first objects of each class."""
+LABEL_SHEET = Product("label_sheet", "labels.png")
+"""The first objects with their labels, to look at."""
 SHARDS = Product("shards", "shards.ecsv")
 """Index of the shards: columns ``key``, ``n``."""
 SHARD = Product("shard", "shards/{key}.h5")

@@ -31,8 +31,28 @@ def label(
     -------
     (N, H, W) u1 indices into `lenspipe.types.CLASSES`; ``others`` become the class ``noise``.
     """
-    weight = 1 / np.square(sky_rms)
-    snr = np.stack([np.einsum("nbhw,nb->nhw", layer, weight) for layer in (source, lens, others)])
-    snr /= np.sqrt(weight.sum(1))[:, None, None]
-    # The layers are stacked in the order of the first three classes.
-    return np.where(snr.max(0) > threshold, snr.argmax(0), CLASSES.index("background")).astype(np.uint8)
+    # The layers are in the order of the first three classes.
+    return loudest([signal_to_noise(layer, sky_rms) for layer in (source, lens, others)], threshold)
+
+
+def signal_to_noise(layer: NDArray[np.floating], sky_rms: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(N, H, W) S/N of (N, B, H, W) flux, the bands together."""
+    weight = np.square(1 / sky_rms) / np.sqrt(np.square(1 / sky_rms).sum(1, keepdims=True))
+    weight = weight.astype(layer.dtype)[:, :, None, None]
+    added = layer[:, 0] * weight[:, 0]
+    for band in range(1, layer.shape[1]):
+        added += layer[:, band] * weight[:, band]
+    return np.asarray(added, dtype=np.float32)
+
+
+def loudest(strength: list[NDArray[np.float32]], threshold: float) -> NDArray[np.uint8]:
+    """(N, H, W) u1: which of the three (N, H, W) is the largest, background where none exceeds `threshold`.
+
+    Of equal ones the first counts.
+    """
+    source, lens, others = strength
+    first = np.maximum(source, lens)
+    # 0, 1, 2 by comparisons, several times faster than an argmax along a short axis.
+    result = np.where(others > first, np.uint8(2), (lens > source).view(np.uint8))
+    result[np.maximum(first, others) <= threshold] = CLASSES.index("background")
+    return np.asarray(result, dtype=np.uint8)

@@ -111,7 +111,10 @@ class Population(Config):
 
 @dataclass(frozen=True)
 class Light:
-    """One Sersic profile; a point where `radius` is 0. Arcsec; `magnitude` (B,) AB."""
+    """One Sersic profile; a point where `radius` is 0. Arcsec; `magnitude` (B,) AB.
+
+    `plane`: 0 not lensed, 1 behind the lens, 2 behind the first source too.
+    """
 
     layer: str
     magnitude: NDArray[np.float64]
@@ -124,16 +127,24 @@ class Light:
     arms: float = 0.0
     pitch: float = 0.4
     phase: float = 0.0
-    lensed: bool = False
+    plane: int = 0
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All light of a cutout, and the deflector's parameters (theta_E 0 where nothing lenses)."""
+    """All light of a cutout, and the deflectors' parameters.
+
+    Attributes
+    ----------
+    mass : of the lens; empty where nothing lenses. theta_E is that of the first source.
+    behind : of the first source as a lens, seen from the second: theta_E, e1, e2, center_x, center_y; and ``scale``,
+        how much more the lens bends the light of the second. Empty without a second source plane.
+    """
 
     kind: str
     lights: tuple[Light, ...]
     mass: dict[str, float] = field(default_factory=dict)
+    behind: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_lens(self) -> bool:
@@ -203,7 +214,7 @@ def _lens(rng: Generator, p: Population, survey: Survey) -> Scene:
         n_sersic=rng.uniform(*p.source_n_sersic),
         e1=source_e1,
         e2=source_e2,
-        lensed=True,
+        plane=1,
     )
     mass = {
         "theta_E": theta_E,

@@ -1,7 +1,8 @@
 """Scenes to noiseless layers, many at a time.
 
 The numerics are lenstronomy's, and so those of a fit: surface brightness averaged over a pixel's subpixels, then
-blurred by the PSF on the pixel grid. Stars are the PSF itself, read off at the pixel centres.
+blurred by the PSF on the pixel grid. Stars are the PSF itself, read off at the pixel centres. It goes object by object,
+so that one comes out the same to the last bit in any batch; in float32 where that is exact to 1e-6 of an image's peak.
 """
 
 from __future__ import annotations
@@ -15,15 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenspipe.lensing import grid, light, mass, psf
+from lenspipe.lensing.kernel import render as kernel
 from lenspipe.sim.population import LAYERS, Light, Scene
 from lenspipe.sim.survey import Survey
 
-_BATCH = 64
-"""Profiles rendered at once: bounds the memory."""
+_SIGMA_PER_FWHM = 1 / math.sqrt(8 * math.log(2))
+_SIE = ("theta_E", "e1", "e2", "center_x", "center_y")
+_NO_DEFLECTOR = (0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def layers(
-    scenes: Sequence[Scene], fwhm: NDArray[np.float64], survey: Survey, supersampling: int
+    scenes: Sequence[Scene],
+    fwhm: NDArray[np.float64],
+    survey: Survey,
+    supersampling: int,
+    device: torch.device | str | None = None,
 ) -> NDArray[np.float32]:
     """Flux per pixel of every layer.
 
@@ -32,89 +39,146 @@ def layers(
     scenes : N scenes.
     fwhm : (N, B) arcsec.
     supersampling : subpixels on a pixel's side.
+    device : where torch renders; None: the compiled kernel where there is one, else torch on the CPU.
 
     Returns
     -------
     (N, L, B, H, W) f4, layers ordered as `LAYERS`.
     """
-    shape = (len(scenes), len(LAYERS), len(survey.bands), survey.n_pixels, survey.n_pixels)
-    result = torch.zeros(shape, dtype=torch.float32)
-    flat = [(row, item) for row, scene in enumerate(scenes) for item in scene.lights]
-    for extended in (True, False):
-        for lensed in (True, False):
-            chosen = [(row, item) for row, item in flat if (item.radius > 0) == extended and item.lensed == lensed]
-            for start in range(0, len(chosen), _BATCH):
-                rows, items = zip(*chosen[start : start + _BATCH])
-                images = _render([scenes[r] for r in rows], items, fwhm[list(rows)], survey, supersampling)
-                layer = torch.tensor([LAYERS.index(item.layer) for item in items])
-                result.index_put_((torch.tensor(rows), layer), images, accumulate=True)
-    return np.asarray(result.numpy())
-
-
-def _render(
-    scenes: Sequence[Scene], items: Sequence[Light], fwhm: NDArray[np.float64], survey: Survey, supersampling: int
-) -> Tensor:
-    """(K, B, H, W) flux per pixel of K profiles that are all extended or all points, all lensed or all not."""
-    n, scale = survey.n_pixels, survey.pixel_scale
-    flux = torch.as_tensor(survey.flux(np.stack([item.magnitude for item in items])), dtype=torch.float32)
-    if items[0].radius == 0:
-        x, y = grid.axes(n, n, scale, dtype=torch.float32)
-        squared = (x - _column(items, "x")) ** 2 + (y - _column(items, "y")) ** 2
-        stars = torch.empty(*flux.shape, n, n)
-        for b, band in enumerate(survey.bands):
-            width = torch.as_tensor(fwhm[:, b], dtype=torch.float32)[:, None, None]
-            stars[:, b] = scale**2 * _psf(squared / width**2, band.psf_beta) / width**2
-        return flux[:, :, None, None] * stars
-    x, y = grid.axes(n, n, scale, supersampling, dtype=torch.float32)
-    brightness = grid.bin_mean(_surface_brightness(scenes, items, x, y), supersampling)[:, None]
-    blurred = torch.cat([_blur(brightness[k], fwhm[k], survey) for k in range(len(items))])
-    return flux[:, :, None, None] * scale**2 * blurred
-
-
-def _blur(image: Tensor, fwhm: NDArray[np.float64], survey: Survey) -> Tensor:
-    """(L, H, W) -> (L, B, H, W), by the PSF of each band."""
-    n, scale = survey.n_pixels, survey.pixel_scale
-    result = torch.empty((len(image), len(fwhm), n, n), dtype=image.dtype)
-    for b, (band, width) in enumerate(zip(survey.bands, fwhm)):
-        if band.psf_beta is None:
-            operator = torch.as_tensor(psf.gaussian_operators(n, n, float(width), scale)[0], dtype=image.dtype)
-            result[:, b] = operator @ image @ operator.mT
-        else:
-            kernel = psf.moffat_kernel(float(width), band.psf_beta, scale, n)
-            result[:, b] = psf.KernelBlur((n, n), kernel[None], dtype=image.dtype)(image)[:, 0]
+    lights = _Lights(scenes, survey)
+    widths = fwhm * (_SIGMA_PER_FWHM / survey.pixel_scale)
+    gaussian = all(band.psf_beta is None for band in survey.bands)
+    if device is None and kernel.available() and 4 * widths.max(initial=0) + 1 < kernel.REACH:
+        x, y = (
+            a.numpy().ravel() for a in grid.axes(survey.n_pixels, survey.n_pixels, survey.pixel_scale, supersampling)
+        )
+        result = kernel.render(
+            x,
+            y,
+            supersampling,
+            lights.first,
+            lights.profiles,
+            lights.layer,
+            lights.plane,
+            lights.flux,
+            lights.planes,
+            widths if gaussian else None,
+            len(LAYERS),
+            np.float32 if gaussian else np.float64,
+        )
+        if not gaussian:
+            result = np.stack([_blurred(torch.as_tensor(r), f, survey).numpy() for r, f in zip(result, fwhm)])
+    else:
+        result = _by_torch(lights, fwhm, survey, supersampling, device or "cpu")
+    result = result.astype(np.float32, copy=False)
+    for row, scene in enumerate(scenes):
+        for item in scene.lights:
+            if item.radius == 0:
+                result[row, LAYERS.index(item.layer)] += _star(item, fwhm[row], survey)
     return result
 
 
-def _surface_brightness(scenes: Sequence[Scene], items: Sequence[Light], x: Tensor, y: Tensor) -> Tensor:
-    """(K, h, w) per square arcsec, of unit total flux before lensing."""
-    if items[0].lensed:
-        sie = [_stack([s.mass[name] for s in scenes]) for name in ("theta_E", "e1", "e2", "center_x", "center_y")]
-        ax, ay = mass.sie(x, y, *sie)
-        sx, sy = mass.shear(x, y, *(_stack([s.mass[name] for s in scenes]) for name in ("gamma1", "gamma2")))
-        x, y = x - ax - sx, y - ay - sy
-    radius, n_sersic, e1, e2, cx, cy = (_column(items, name) for name in ("radius", "n_sersic", "e1", "e2", "x", "y"))
-    image = light.sersic_ellipse(x, y, radius, n_sersic, e1, e2, cx, cy) / light.sersic_flux(radius, n_sersic)
-    arms = _column(items, "arms")
+class _Lights:
+    """The extended lights of N scenes in arrays, as `lenspipe.lensing.kernel.render` takes them."""
+
+    def __init__(self, scenes: Sequence[Scene], survey: Survey):
+        rows = [[item for item in scene.lights if item.radius > 0] for scene in scenes]
+        items = [item for row in rows for item in row]
+        self.first = np.cumsum([0, *(len(row) for row in rows)])
+        self.profiles = np.array([_profile(item) for item in items], dtype=np.float64).reshape(-1, 9)
+        self.layer = np.array([LAYERS.index(item.layer) for item in items], dtype=np.intc)
+        self.plane = np.array([item.plane for item in items], dtype=np.intc)
+        magnitude = np.array([item.magnitude for item in items]).reshape(-1, len(survey.bands))
+        radius, n_sersic = (torch.as_tensor(self.profiles[:, i]) for i in (0, 1))
+        whole = light.sersic_flux(radius, n_sersic).numpy()[:, None]
+        self.flux = survey.flux(magnitude) * survey.pixel_scale**2 / whole
+        self.planes = np.array([_planes(scene) for scene in scenes], dtype=np.float64).reshape(-1, 13)
+
+
+def _profile(item: Light) -> tuple[float, ...]:
+    shape = (item.radius, item.n_sersic, item.e1, item.e2, item.x, item.y)
+    return (*shape, item.arms, item.pitch, item.phase)
+
+
+def _planes(scene: Scene) -> tuple[float, ...]:
+    lens, behind = scene.mass, scene.behind
+    main = tuple(lens[name] for name in (*_SIE, "gamma1", "gamma2")) if lens else (*_NO_DEFLECTOR, 0.0, 0.0)
+    second = tuple(behind[name] for name in ("scale", *_SIE)) if behind else (1.0, *_NO_DEFLECTOR)
+    return (*main, *second)
+
+
+def _by_torch(
+    lights: _Lights, fwhm: NDArray[np.float64], survey: Survey, supersampling: int, device: torch.device | str
+) -> NDArray[np.floating]:
+    """`kernel.render` in torch, a scene at a time, blurred."""
+    n, scale = survey.n_pixels, survey.pixel_scale
+    x, y = grid.axes(n, n, scale, supersampling, device=device)
+    result = np.zeros((len(fwhm), len(LAYERS), len(survey.bands), n, n))
+    for row in range(len(fwhm)):
+        which = slice(lights.first[row], lights.first[row + 1])
+        if which.start == which.stop:
+            continue
+        p = torch.as_tensor(lights.profiles[which], device=device)
+        planes = [x.expand(len(y), -1), y.expand(-1, x.shape[1])]
+        rays = torch.stack([torch.stack(planes), *_ray_shoot(x, y, torch.as_tensor(lights.planes[row], device=device))])
+        seen = rays[torch.as_tensor(lights.plane[which], device=device, dtype=torch.long)]
+        images = grid.bin_mean(_surface_brightness(p, seen[:, 0], seen[:, 1]), supersampling)
+        member = torch.eye(len(LAYERS), dtype=p.dtype, device=device)[lights.layer[which]]
+        flux = torch.as_tensor(lights.flux[which], device=device)
+        layered = torch.einsum("kl,kb,khw->lbhw", member, flux, images)
+        result[row] = _blurred(layered, fwhm[row], survey).cpu().numpy()
+    return result
+
+
+def _ray_shoot(x: Tensor, y: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """(2, h, w) where rays meet the plane of the first source, and that of the second."""
+    ax, ay = mass.sie(x, y, *p[:5])
+    sx, sy = mass.shear(x, y, p[5], p[6])
+    beta_x, beta_y = x - ax - sx, y - ay - sy
+    bx, by = mass.sie(beta_x, beta_y, *p[8:])
+    second = torch.stack([x - p[7] * (x - beta_x) - bx, y - p[7] * (y - beta_y) - by])
+    return torch.stack([beta_x, beta_y]), second
+
+
+def _surface_brightness(p: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(K, h, w) of unit amplitude, for (K, 9) profiles."""
+    radius, n_sersic, e1, e2, cx, cy, arms, pitch, phase = p.T[:, :, None, None]
+    image = light.sersic_ellipse(x, y, radius, n_sersic, e1, e2, cx, cy)
     if not arms.any():
         return image
     # Logarithmic spirals in the disc's own plane; the modulation averages to 1 over each ellipse.
     u, v = (1 - e1) * (x - cx) - e2 * (y - cy), (1 + e1) * (y - cy) - e2 * (x - cx)
-    turn = 0.5 * torch.log(u * u + v * v + 1e-6) / torch.tan(_column(items, "pitch"))
-    return image * (1 + arms * torch.cos(2 * (torch.atan2(v, u) - turn) + _column(items, "phase")))
+    turn = 0.5 * torch.log(u * u + v * v + 1e-6) / torch.tan(pitch)
+    return image * (1 + arms * torch.cos(2 * (torch.atan2(v, u) - turn) + phase))
 
 
-def _psf(squared: Tensor, beta: float | None) -> Tensor:
+def _blurred(images: Tensor, fwhm: NDArray[np.float64], survey: Survey) -> Tensor:
+    """(L, B, H, W) -> the same, by the PSF of each band."""
+    n, scale = survey.n_pixels, survey.pixel_scale
+    result = torch.empty_like(images)
+    for b, (band, width) in enumerate(zip(survey.bands, fwhm.tolist())):
+        if band.psf_beta is None:
+            operator = torch.as_tensor(psf.gaussian_operators(n, n, width, scale)[0], device=images.device)
+            result[:, b] = operator @ images[:, b] @ operator.mT
+        else:
+            kernel_image = psf.moffat_kernel(width, band.psf_beta, scale, n)
+            blur = psf.KernelBlur((n, n), kernel_image[None], device=images.device)
+            result[:, b] = blur.each(images[:, b, None])[:, 0]
+    return result
+
+
+def _star(item: Light, fwhm: NDArray[np.float64], survey: Survey) -> NDArray[np.float64]:
+    """(B, H, W) of a point."""
+    x, y = (a.numpy() for a in grid.axes(survey.n_pixels, survey.n_pixels, survey.pixel_scale))
+    squared = (x - item.x) ** 2 + (y - item.y) ** 2
+    flux = survey.flux(item.magnitude) * (survey.pixel_scale / fwhm) ** 2
+    shapes = [_psf(squared / width**2, band.psf_beta) for band, width in zip(survey.bands, fwhm)]
+    return np.asarray(flux[:, None, None] * np.stack(shapes))
+
+
+def _psf(squared: NDArray[np.float64], beta: float | None) -> NDArray[np.float64]:
     """Brightness of a star of unit flux and FWHM 1 at the squared distance; of a Moffat where `beta` is not None."""
     if beta is None:
-        return torch.exp(-4 * math.log(2) * squared) * (4 * math.log(2) / math.pi)
+        return np.asarray(np.exp(-4 * math.log(2) * squared) * (4 * math.log(2) / math.pi))
     alpha2 = psf.moffat_alpha(1.0, beta) ** 2
-    return (1 + squared / alpha2) ** -beta * ((beta - 1) / (math.pi * alpha2))
-
-
-def _stack(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]
-
-
-def _column(items: Sequence[Light], name: str) -> Tensor:
-    """(K, 1, 1)."""
-    return _stack([getattr(item, name) for item in items])
+    return np.asarray((1 + squared / alpha2) ** -beta * ((beta - 1) / (math.pi * alpha2)))

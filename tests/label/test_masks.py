@@ -34,3 +34,13 @@ def test_flux_unit_does_not_matter():
     assert len(np.unique(expected)) == 4
     scaled = [p.astype(np.float64) * 1e-12 for p in parts]
     assert np.array_equal(label(*scaled, rms * 1e-12, 2.0), expected)
+
+
+def test_equals_the_largest_of_the_layers():
+    rng = np.random.default_rng(2)
+    parts = [rng.exponential(1, (4, 3, 8, 8)).astype(np.float32) for _ in range(3)]
+    rms = rng.uniform(0.5, 2, (4, 3))
+    weight = 1 / rms**2
+    snr = np.stack([np.einsum("nbhw,nb->nhw", p, weight) for p in parts]) / np.sqrt(weight.sum(1))[:, None, None]
+    expected = np.where(snr.max(0) > 1.5, snr.argmax(0), 3)
+    assert np.array_equal(label(*parts, rms, 1.5), expected)

@@ -4,4 +4,5 @@
 #define LENSPIPE_BYTES 32
 #define LENSPIPE_SET avx2
 #include "evaluate.h"
+#include "render.h"
 #endif

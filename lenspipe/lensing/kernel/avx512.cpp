@@ -4,4 +4,5 @@
 #define LENSPIPE_BYTES 64
 #define LENSPIPE_SET avx512
 #include "evaluate.h"
+#include "render.h"
 #endif

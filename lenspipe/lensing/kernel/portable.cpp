@@ -2,3 +2,4 @@
 #define LENSPIPE_BYTES 16
 #define LENSPIPE_SET portable
 #include "evaluate.h"
+#include "render.h"
