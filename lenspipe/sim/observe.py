@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ class Observed:
     fwhm : (N, B) arcsec.
     sky_rms : (N, B) flux units.
     magnification : (N,) flux of the lensed over that of the unlensed source, NaN for non-lenses.
+    arc_snr : (N,) S/N of the arcs, all bands and pixels, NaN for non-lenses.
     """
 
     scenes: list[Scene]
@@ -36,6 +38,19 @@ class Observed:
     fwhm: NDArray[np.float64]
     sky_rms: NDArray[np.float64]
     magnification: NDArray[np.float64]
+    arc_snr: NDArray[np.float64]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is known of each object apart from its images: kind, fwhm, sky_rms, truth."""
+        return [
+            {
+                "kind": scene.kind,
+                "fwhm": self.fwhm[i],
+                "sky_rms": self.sky_rms[i],
+                "truth": {**scene.truth(), "magnification": self.magnification[i], "arc_snr": self.arc_snr[i]},
+            }
+            for i, scene in enumerate(self.scenes)
+        ]
 
 
 def observe(
@@ -48,46 +63,46 @@ def observe(
     """Simulate one object per seed; lenses too faint or too little magnified are drawn again."""
     n, n_bands = len(seeds), len(survey.bands)
     scenes: list[Scene] = [Scene("", ())] * n
-    fwhm, sky_rms, magnification = np.empty((n, n_bands)), np.empty((n, n_bands)), np.full(n, np.nan)
+    fwhm, sky_rms = np.empty((n, n_bands)), np.empty((n, n_bands))
+    magnification, arc_snr = np.full(n, np.nan), np.full(n, np.nan)
     layers = np.empty((n, len(LAYERS), n_bands, survey.n_pixels, survey.n_pixels), np.float32)
     todo, attempt = list(range(n)), 0
     while todo:
         if attempt == _ATTEMPTS:
-            raise LenspipeError(
-                f"simulate: no lens with magnification > {population.min_magnification} and arc S/N > "
-                f"{population.min_arc_snr} came up in {_ATTEMPTS} draws; lower these or brighten the sources."
-            )
+            raise LenspipeError(_nothing_left(todo[0], magnification, arc_snr, population))
         for row in todo:
             rng = np.random.default_rng([seeds[row], attempt])
             scenes[row] = draw(rng, population, survey, is_lens[row])
             fwhm[row] = survey.per_band("psf_fwhm") * np.exp(rng.normal(0, survey.psf_scatter, n_bands))
             sky_rms[row] = survey.sky_rms() * np.exp(rng.normal(0, survey.sky_scatter, n_bands))
         layers[todo] = render.layers([scenes[row] for row in todo], fwhm[todo], survey, supersampling)
-        todo, attempt = (
-            [row for row in todo if not _keep(row, scenes, layers, sky_rms, magnification, population, survey)],
-            attempt + 1,
-        )
+        for row in todo:
+            if scenes[row].is_lens:
+                magnification[row], arc_snr[row] = _arcs(scenes[row], layers[row], sky_rms[row], survey)
+        lost = (magnification < population.min_magnification) | (arc_snr < population.min_arc_snr)
+        todo, attempt = [row for row in todo if lost[row]], attempt + 1
     image = np.stack([_noisy(seed, layers[i].sum(0), sky_rms[i], survey) for i, seed in enumerate(seeds)])
-    return Observed(scenes, layers, image, fwhm, sky_rms, magnification)
+    return Observed(scenes, layers, image, fwhm, sky_rms, magnification, arc_snr)
 
 
-def _keep(
-    row: int,
-    scenes: list[Scene],
-    layers: NDArray[np.float32],
-    sky_rms: NDArray[np.float64],
-    magnification: NDArray[np.float64],
-    population: Population,
-    survey: Survey,
-) -> bool:
-    """Whether a drawn object stays; notes its magnification."""
-    scene = scenes[row]
-    if not scene.is_lens:
-        return True
-    arcs = layers[row, LAYERS.index("source")].astype(np.float64)
-    magnification[row] = arcs.sum() / survey.flux(scene.lights[1].magnitude).sum()
-    snr = np.sqrt(np.sum((arcs / sky_rms[row][:, None, None]) ** 2))
-    return bool(magnification[row] >= population.min_magnification and snr >= population.min_arc_snr)
+def _arcs(
+    scene: Scene, layers: NDArray[np.float32], sky_rms: NDArray[np.float64], survey: Survey
+) -> tuple[float, float]:
+    """Magnification of all sources together, and S/N of the arcs over all bands and pixels."""
+    arcs = layers[LAYERS.index("source")].astype(np.float64)
+    unlensed = sum(survey.flux(item.magnitude).sum() for item in scene.lights if item.plane > 0)
+    return float(arcs.sum() / unlensed), float(np.sqrt(np.sum((arcs / sky_rms[:, None, None]) ** 2)))
+
+
+def _nothing_left(
+    row: int, magnification: NDArray[np.float64], arc_snr: NDArray[np.float64], population: Population
+) -> str:
+    """Which cut an object did not pass in all of its draws."""
+    if magnification[row] < population.min_magnification:
+        cut = f"min_magnification {population.min_magnification:g} (the last one had {magnification[row]:.3g})"
+    else:
+        cut = f"min_arc_snr {population.min_arc_snr:g} (the last one had {arc_snr[row]:.3g})"
+    return f"simulate: {_ATTEMPTS} lenses were drawn for one object and none passed {cut}."
 
 
 def _noisy(seed: int, model: NDArray[np.float32], sky_rms: NDArray[np.float64], survey: Survey) -> NDArray[np.float32]:

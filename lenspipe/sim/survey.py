@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from lenspipe.config import Config, nearest
-from lenspipe.lensing.psf import moffat_alpha
 
 
 class Depth(Config):
@@ -124,6 +123,8 @@ class Survey(Config):
 
 def _noise_area(band: Band) -> float:
     """1 / integral of PSF^2, square arcsec: the sky under a star, weighted by the PSF."""
+    from lenspipe.lensing.psf import moffat_alpha
+
     if band.psf_beta is None:
         return math.pi * band.psf_fwhm**2 / (2 * math.log(2))
     beta = band.psf_beta

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lenspipe import __version__
 from lenspipe.config import Config
-from lenspipe.errors import CandidateError
+from lenspipe.errors import CandidateError, LenspipeError
 from lenspipe.products import LAYERS, SIMULATIONS
 from lenspipe.sim.population import LAYERS as LAYER_NAMES
 from lenspipe.sim.population import Population
@@ -21,14 +22,14 @@ from lenspipe.stages.presets import SurveyOption
 from lenspipe.types import check_id
 
 if TYPE_CHECKING:
-    import numpy as np
+    import h5py
     from numpy.typing import NDArray
-
-    from lenspipe.sim.observe import Observed
 
 log = logging.getLogger(__name__)
 _CHUNK = 128
 """Objects simulated at once; no object depends on it."""
+_FITS_IMAGES = ("image", "source", "lens")
+_HDF5_IMAGES = ("image", *LAYER_NAMES)
 
 
 class SimulateConfig(Config):
@@ -65,126 +66,124 @@ class SimulateConfig(Config):
 
 
 def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
+    import h5py
     import numpy as np
 
+    from lenspipe.io.stacks import FitsStacks
     from lenspipe.sim.observe import observe
 
-    n = config.n_lenses + config.n_nonlenses
+    n, survey = config.n_lenses + config.n_nonlenses, config.survey
     ids = [f"{config.prefix}{i:07d}" for i in range(n)]
     is_lens = np.arange(n) < config.n_lenses
     np.random.default_rng(seed).shuffle(is_lens)
-    parts = []
-    for start in range(0, n, _CHUNK):
-        rows = slice(start, min(start + _CHUNK, n))
-        seeds = [seed_for(seed, i) for i in ids[rows]]
-        parts.append(observe(seeds, is_lens[rows].tolist(), config.population, config.survey, config.supersampling))
-        log.info("simulated %d of %d", rows.stop, n)
-    truth = _truth(parts)
-    _write_fits(outputs[SIMULATIONS.name], ids, parts, truth, config, seed)
-    _write_layers(outputs[LAYERS.name], ids, parts, truth, config, seed)
-    magnification = truth["magnification"][is_lens]
+    shape = (n, len(survey.bands), survey.n_pixels, survey.n_pixels)
+    _enough_room(outputs[LAYERS.name].parent, (len(_HDF5_IMAGES) + len(_FITS_IMAGES)) * 4 * math.prod(shape))
+    cards = {
+        "PIXSCALE": (survey.pixel_scale, "arcsec per pixel"),
+        "MAGZERO": (survey.zero_point, "AB magnitude of one unit"),
+        "BANDS": (",".join(survey.names), "planes of axis 3"),
+    }
+    primary = {"ORIGIN": (f"lenspipe {__version__} simulate", ""), "SEED": (str(seed), "")}
+    rows: list[dict[str, Any]] = []
+    with (
+        FitsStacks(outputs[SIMULATIONS.name], [name.upper() for name in _FITS_IMAGES], shape, primary, cards) as stacks,
+        h5py.File(outputs[LAYERS.name], "w", libver="v110") as layers,
+    ):
+        for name in _HDF5_IMAGES:
+            layers.create_dataset(name, shape, "f4", chunks=(1, *shape[1:]))
+        for start in range(0, n, _CHUNK):
+            chunk = slice(start, min(start + _CHUNK, n))
+            seeds = [seed_for(seed, i) for i in ids[chunk]]
+            made = observe(seeds, is_lens[chunk].tolist(), config.population, survey, config.supersampling)
+            images = {"image": made.image, **{name: made.layers[:, i] for i, name in enumerate(LAYER_NAMES)}}
+            for name in _HDF5_IMAGES:
+                layers[name][chunk] = images[name]
+            for name in _FITS_IMAGES:
+                stacks.write(name.upper(), start, images[name])
+            rows += made.rows()
+            log.info("simulated %d of %d", chunk.stop, n)
+        columns = _columns(rows)
+        stacks.finish(_catalogue(ids, columns, survey), "CATALOGUE")
+        _write_facts(layers, ids, columns, config, seed)
     figures: dict[str, Any] = {"n_lenses": config.n_lenses, "n_nonlenses": config.n_nonlenses}
     if config.n_lenses:
-        figures["magnification_median"] = round(float(np.median(magnification)), 2)
+        figures["magnification_median"] = round(float(np.nanmedian(columns["magnification"])), 2)
     return {"figures": figures}
 
 
+def _enough_room(folder: Path, needed: int) -> None:
+    """`LenspipeError` where the disk cannot hold `needed` bytes: better now than after an hour."""
+    free = shutil.disk_usage(folder).free
+    if free < 1.02 * needed:
+        raise LenspipeError(
+            f"simulate: {needed / 1e9:.1f} GB are to be written to {folder}, where {free / 1e9:.1f} GB are free."
+        )
+
+
 def _truth_units() -> dict[str, str]:
-    """Name -> unit of the true parameters, those of the model that such lenses are fitted with."""
+    """Name -> unit of the true parameters: those of the model that such lenses are fitted with, and more."""
     from lenspipe.lensing.scene import build
 
     scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
-    return {**dict(zip(scene.names, scene.units)), "magnification": ""}
+    return {**dict(zip(scene.names, scene.units)), "magnification": "", "arc_snr": ""}
 
 
-def _truth(parts: list[Observed]) -> dict[str, NDArray[np.float64]]:
-    """True parameters by name, (N,) each, NaN for non-lenses."""
+def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
+    """``kind``, ``fwhm`` and ``sky_rms`` (N, B), and the truth by name, (N,) each, NaN where an object has none."""
     import numpy as np
 
-    rows = [scene.truth() for part in parts for scene in part.scenes]
-    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in _truth_units()}
-    return {**columns, "magnification": np.concatenate([part.magnification for part in parts])}
+    columns: dict[str, NDArray[Any]] = {
+        name: np.array([row["truth"].get(name, np.nan) for row in rows]) for name in _truth_units()
+    }
+    return columns | {name: np.array([row[name] for row in rows]) for name in ("kind", "fwhm", "sky_rms")}
 
 
-def _write_fits(
-    path: Path,
-    ids: list[str],
-    parts: list[Observed],
-    truth: dict[str, NDArray[np.float64]],
-    config: SimulateConfig,
-    seed: int,
-) -> None:
-    """HDU1 IMAGE, HDU2 SOURCE and HDU3 LENS (noiseless), each (N, B, H, W) f4; HDU4 the catalogue.
-
-    The noise is not told: it has to be measured, as on real data. ``EXPOSURE_TIME`` is the effective gain.
-    """
+def _catalogue(ids: list[str], columns: dict[str, NDArray[Any]], survey: Survey) -> Any:
+    """The noise is not told: it has to be measured, as on real data. ``EXPOSURE_TIME`` is the effective gain."""
     import numpy as np
     from astropy import units
-    from astropy.io import fits
     from astropy.table import Table
 
-    survey = config.survey
     table = Table({"COADD_OBJECT_ID": ids})
     # Places on the sky are made up: a grid in the middle of the survey's footprint.
     rows = np.arange(len(ids))
     table["RA"] = (30.0 + 0.01 * (rows % 1000)) * units.deg
     table["DEC"] = (-40.0 + 0.01 * (rows // 1000)) * units.deg
-    fwhm = np.concatenate([part.fwhm for part in parts])
     for b, band in enumerate(survey.bands):
-        table[f"FWHM_WMEAN_{band.name.upper()}"] = fwhm[:, b] * units.arcsec
+        table[f"FWHM_WMEAN_{band.name.upper()}"] = columns["fwhm"][:, b] * units.arcsec
         table[f"EXPOSURE_TIME_{band.name.upper()}"] = np.full(len(ids), survey.effective_gain()[b])
-    scenes = [scene for part in parts for scene in part.scenes]
-    table["is_lens"] = [scene.is_lens for scene in scenes]
-    table["kind"] = [scene.kind for scene in scenes]
+    table["is_lens"] = columns["kind"] == "lens"
+    table["kind"] = columns["kind"]
     for name, unit in _truth_units().items():
-        table[f"true_{name}"] = truth[name] * units.Unit(unit)
-    hdus = [fits.PrimaryHDU(), fits.ImageHDU(np.concatenate([p.image for p in parts]), name="IMAGE")]
-    for name in ("source", "lens"):
-        layer = np.concatenate([p.layers[:, LAYER_NAMES.index(name)] for p in parts])
-        hdus.append(fits.ImageHDU(layer, name=name.upper()))
-    for hdu in hdus[1:]:
-        hdu.header["PIXSCALE"] = (survey.pixel_scale, "arcsec per pixel")
-        hdu.header["MAGZERO"] = (survey.zero_point, "AB magnitude of one unit")
-        hdu.header["BANDS"] = (",".join(band.name for band in survey.bands), "planes of axis 3")
-    hdus[0].header["ORIGIN"] = f"lenspipe {__version__} simulate"
-    hdus[0].header["SEED"] = str(seed)
-    catalogue = fits.table_to_hdu(table)
-    catalogue.name = "CATALOGUE"
-    fits.HDUList([*hdus, catalogue]).writeto(path)
+        table[f"true_{name}"] = columns[name] * units.Unit(unit)
+    return table
 
 
-def _write_layers(
-    path: Path,
-    ids: list[str],
-    parts: list[Observed],
-    truth: dict[str, NDArray[np.float64]],
-    config: SimulateConfig,
-    seed: int,
+def _write_facts(
+    layers: h5py.File, ids: list[str], columns: dict[str, NDArray[Any]], config: SimulateConfig, seed: int
 ) -> None:
-    """``source lens others`` (N,B,H,W) f4, ``id``, ``sky_rms exposure_time`` (N,B), ``truth/NAME``; config as JSON."""
+    """Beside the images: ``id kind`` (N,), ``sky_rms exposure_time fwhm`` (N,B), ``truth/NAME`` (N,); config as JSON."""
     import h5py
     import numpy as np
 
     survey = config.survey
-    with h5py.File(path, "w", libver="v110") as f:
-        f.create_dataset("id", data=ids, dtype=h5py.string_dtype())
-        for index, name in enumerate(LAYER_NAMES):
-            data = np.concatenate([part.layers[:, index] for part in parts])
-            f.create_dataset(name, data=data, chunks=(1, *data.shape[1:]))
-        f["sky_rms"] = np.concatenate([part.sky_rms for part in parts])
-        f["exposure_time"] = np.tile(survey.effective_gain(), (len(ids), 1))
-        for name, unit in _truth_units().items():
-            f[f"truth/{name}"] = truth[name]
-            f[f"truth/{name}"].attrs["unit"] = unit
-        f.attrs.update(
-            schema=LAYERS.schema,
-            bands=[band.name for band in survey.bands],
-            pixel_scale=survey.pixel_scale,
-            zero_point=survey.zero_point,
-            config=json.dumps(config.model_dump(mode="json")),
-            seed=str(seed),
-            lenspipe=__version__,
-        )
+    layers.create_dataset("id", data=ids, dtype=h5py.string_dtype())
+    layers.create_dataset("kind", data=columns["kind"].tolist(), dtype=h5py.string_dtype())
+    layers["sky_rms"], layers["fwhm"] = columns["sky_rms"], columns["fwhm"]
+    layers["fwhm"].attrs["unit"] = "arcsec"
+    layers["exposure_time"] = np.tile(survey.effective_gain(), (len(ids), 1))
+    for name, unit in _truth_units().items():
+        layers[f"truth/{name}"] = columns[name]
+        layers[f"truth/{name}"].attrs["unit"] = unit
+    layers.attrs.update(
+        schema=LAYERS.schema,
+        bands=list(survey.names),
+        pixel_scale=survey.pixel_scale,
+        zero_point=survey.zero_point,
+        config=config.model_dump_json(),
+        seed=str(seed),
+        lenspipe=__version__,
+    )
 
 
 STAGE = Stage(
@@ -194,5 +193,6 @@ STAGE = Stage(
     config=SimulateConfig,
     run=run,
     resources=Resources(memory_gb=3.0, minutes=60.0),
+    version=2,
     summary="Simulate cutouts of lenses and non-lenses, with noiseless layers and true parameters.",
 )

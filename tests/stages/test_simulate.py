@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import h5py
 import numpy as np
 import pytest
@@ -70,3 +73,20 @@ def test_an_object_does_not_change_with_the_number_of_objects(made, tmp_path):
 def test_wrong_options_are_refused(options, sentence):
     with pytest.raises(LenspipeError, match=sentence):
         parse(simulate.SimulateConfig, options, "simulate")
+
+
+def test_hdf5_holds_image_kind_config_and_units(made):
+    _, outputs = made
+    with h5py.File(outputs["layers"]) as f:
+        assert np.array_equal(f["image"][:], fits.getdata(outputs["simulations"], 1))
+        assert (f["kind"].asstr()[:] == "lens").sum() == 6
+        assert json.loads(f.attrs["config"])["survey"]["name"] == "des"
+        assert f["fwhm"].attrs["unit"] == "arcsec"
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
+    with pytest.raises(LenspipeError, match="GB are to be written"):
+        run(tmp_path, n_lenses=1, n_nonlenses=1)
+    assert not list(tmp_path.iterdir())
