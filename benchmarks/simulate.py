@@ -1,9 +1,10 @@
 """Simulated systems a second: rendered in layers and labelled, beside lenstronomy's SimAPI on the very same objects.
 
 Three 45x45 DES-like bands, lens, source and neighbours in layers, 2x2 subpixels, Gaussian PSFs; every light and
-deflector is the same for both, and so is the rule of the labels. Alternating rounds on one core, process CPU time, medians. Then
-the stage ``simulate`` as a process of its own, HDF5 and FITS: its CPU time and memory at two sizes, and what 100,000
-systems would take by that, extrapolated. Last the noise of many images: mean and variance of residual / sigma by band.
+deflector is the same for both, and so is the rule of the labels. Alternating rounds on one core, process CPU time,
+medians. Then the stage ``simulate`` as a process of its own, HDF5 and FITS: its CPU time and memory at two sizes, and
+what 100,000 systems would take by that, extrapolated. Last the noise of many images: mean and variance of
+residual / sigma by band.
 """
 
 from __future__ import annotations

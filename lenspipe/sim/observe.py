@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lenspipe.errors import LenspipeError
 from lenspipe.sim import render
+from lenspipe.sim.blur import draw_conditions
 from lenspipe.sim.population import LAYERS, Population, Scene, draw
 from lenspipe.sim.survey import Survey
 
@@ -73,8 +74,7 @@ def observe(
         for row in todo:
             rng = np.random.default_rng([seeds[row], attempt])
             scenes[row] = draw(rng, population, survey, is_lens[row])
-            fwhm[row] = survey.per_band("psf_fwhm") * np.exp(rng.normal(0, survey.psf_scatter, n_bands))
-            sky_rms[row] = survey.sky_rms() * np.exp(rng.normal(0, survey.sky_scatter, n_bands))
+            fwhm[row], sky_rms[row] = draw_conditions(rng, survey)
         layers[todo] = render.layers([scenes[row] for row in todo], fwhm[todo], survey, supersampling)
         for row in todo:
             if scenes[row].is_lens:

@@ -162,7 +162,7 @@ def _catalogue(ids: list[str], columns: dict[str, NDArray[Any]], survey: Survey)
 def _write_facts(
     layers: h5py.File, ids: list[str], columns: dict[str, NDArray[Any]], config: SimulateConfig, seed: int
 ) -> None:
-    """Beside the images: ``id kind`` (N,), ``sky_rms exposure_time fwhm`` (N,B), ``truth/NAME`` (N,); config as JSON."""
+    """Beside the images: ``id kind`` (N,), ``sky_rms exposure_time fwhm`` (N, B), ``truth/NAME``; config as JSON."""
     import h5py
     import numpy as np
 
