@@ -42,6 +42,7 @@ class Reason(StrEnum):
     MASS_LIGHT_MISALIGNED = "mass_light_misaligned"
     MASK_DISAGREES = "mask_disagrees"
     NOT_CONVERGED = "not_converged"
+    ARC_FAINT = "arc_faint"
     ARC_TOO_FAINT = "arc_too_faint"
     LENSTRONOMY_DISAGREES = "lenstronomy_disagrees"
     NO_FINITE_START = "no_finite_start"
@@ -82,6 +83,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.MASS_LIGHT_MISALIGNED: "The ellipticities of mass and light differ more than they do in known lenses.",
     Reason.MASK_DISAGREES: "The model's arc and the segmented arc hardly overlap.",
     Reason.NOT_CONVERGED: "The sampler did not meet its stopping rule within its step limit.",
+    Reason.ARC_FAINT: "The modelled arc is so faint that the errors are far from Gaussian.",
     Reason.ARC_TOO_FAINT: "The modelled arc is too faint against the noise to carry a model.",
     Reason.LENSTRONOMY_DISAGREES: "lenstronomy gives another likelihood for the best model.",
     Reason.NO_FINITE_START: "No starting point has a finite likelihood.",

@@ -166,7 +166,8 @@ class VerdictConfig(Config):
         default=5.0, gt=0, description="optima within this of the best log posterior are near-best"
     )
     mass_light: float = Field(default=0.3, gt=0, description="suspect where |e_mass - e_light| is above")
-    arc_signal: float = Field(default=10.0, ge=0, description="suspect where the arc's total S/N is below")
+    arc_signal: float = Field(default=20.0, ge=0, description="suspect where the arc's total S/N is below")
+    least_signal: float = Field(default=10.0, ge=0, description="failed where the arc's total S/N is below")
     other_lights: bool | None = Field(
         default=None, description="repeat the search with other models of a held lens light; null: if sharp"
     )

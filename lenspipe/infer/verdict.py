@@ -97,7 +97,8 @@ def judge(seen: Evidence, limits: VerdictConfig) -> Verdict:
         Reason.MASS_LIGHT_MISALIGNED,
         f"(|e_mass - e_light| = {seen.mass_light:.2f})",
     )
-    unless(seen.arc_signal >= limits.arc_signal, Reason.ARC_TOO_FAINT, f"(total S/N {seen.arc_signal:.1f})")
+    faint = Reason.ARC_FAINT if seen.arc_signal >= limits.least_signal else Reason.ARC_TOO_FAINT
+    unless(seen.arc_signal >= limits.arc_signal, faint, f"(total S/N {seen.arc_signal:.1f})")
     unless(
         not seen.mask_overlap < limits.mask_overlap,
         Reason.MASK_DISAGREES,

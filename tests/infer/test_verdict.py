@@ -43,7 +43,9 @@ def test_good_without_a_reason_also_where_something_is_unknown():
         ({"mass_light": 0.5}, "suspect", Reason.MASS_LIGHT_MISALIGNED),
         ({"mask_overlap": 0.05}, "suspect", Reason.MASK_DISAGREES),
         ({"converged": False}, "suspect", Reason.NOT_CONVERGED),
+        ({"arc_signal": 15.0}, "suspect", Reason.ARC_FAINT),
         ({"arc_signal": 2.0}, "failed", Reason.ARC_TOO_FAINT),
+        ({"arc_signal": float("nan")}, "failed", Reason.ARC_TOO_FAINT),
         ({"lenstronomy_difference": 1e-3}, "failed", Reason.LENSTRONOMY_DISAGREES),
     ],
 )
