@@ -29,7 +29,8 @@ from lenspipe.label.masks import label
 from lenspipe.lensing.kernel import render as kernel
 from lenspipe.sim import render
 from lenspipe.sim.observe import observe
-from lenspipe.sim.population import LAYERS, Light, Population, Scene, draw
+from lenspipe.sim.population import Population, draw
+from lenspipe.sim.scene import LAYERS, Light, Scene
 from lenspipe.sim.survey import Survey
 
 SUBPIXELS = 2

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lenspipe.errors import LenspipeError
 from lenspipe.sim import render
 from lenspipe.sim.blur import draw_conditions
-from lenspipe.sim.population import LAYERS, Population, Scene, draw
+from lenspipe.sim.population import Population, draw
+from lenspipe.sim.scene import LAYERS, Scene
 from lenspipe.sim.survey import Survey
 
 _ATTEMPTS = 200

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lenspipe.lensing import grid, light, mass, psf
 from lenspipe.lensing.kernel import render as kernel
-from lenspipe.sim.population import LAYERS, Light, Scene
+from lenspipe.sim.scene import LAYERS, Light, Scene, Streak
 from lenspipe.sim.survey import Survey
 
 _SIGMA_PER_FWHM = 1 / math.sqrt(8 * math.log(2))
@@ -75,6 +75,9 @@ def layers(
         for item in scene.lights:
             if item.radius == 0:
                 result[row, LAYERS.index(item.layer)] += _star(item, fwhm[row], survey)
+        for streak in scene.streaks:
+            bands = slice(None) if streak.band is None else slice(streak.band, streak.band + 1)
+            result[row, LAYERS.index("others"), bands] += _streak(streak, survey)[bands]
     return result
 
 
@@ -174,6 +177,17 @@ def _star(item: Light, fwhm: NDArray[np.float64], survey: Survey) -> NDArray[np.
     flux = survey.flux(item.magnitude) * (survey.pixel_scale / fwhm) ** 2
     shapes = [_psf(squared / width**2, band.psf_beta) for band, width in zip(survey.bands, fwhm)]
     return np.asarray(flux[:, None, None] * np.stack(shapes))
+
+
+def _streak(streak: Streak, survey: Survey) -> NDArray[np.float64]:
+    """(B, H, W), a line of Gaussian cross-section."""
+    x, y = (a.numpy() for a in grid.axes(survey.n_pixels, survey.n_pixels, survey.pixel_scale))
+    dx, dy = x - streak.x, y - streak.y
+    along = dx * math.cos(streak.angle) + dy * math.sin(streak.angle)
+    across = dy * math.cos(streak.angle) - dx * math.sin(streak.angle)
+    beyond = np.maximum(np.abs(along) - streak.length / 2, 0)
+    shape = np.exp(-0.5 * (across**2 + beyond**2) / streak.width**2)
+    return np.asarray(streak.peak * survey.sky_rms()[:, None, None] * shape)
 
 
 def _psf(squared: NDArray[np.float64], beta: float | None) -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     import h5py
     import numpy as np
 
-    from lenspipe.sim.population import LAYERS as LAYER_NAMES
+    from lenspipe.sim.scene import LAYERS as LAYER_NAMES
     from lenspipe.types import CLASSES
     from lenspipe.view.labelled import labelled_sheet
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from lenspipe import __version__
 from lenspipe.config import Config
 from lenspipe.errors import CandidateError, LenspipeError
 from lenspipe.products import LAYERS, SIMULATIONS
-from lenspipe.sim.population import LAYERS as LAYER_NAMES
 from lenspipe.sim.population import Population
+from lenspipe.sim.scene import FACTS
+from lenspipe.sim.scene import LAYERS as LAYER_NAMES
 from lenspipe.sim.survey import Survey
 from lenspipe.stage import Inputs, Outputs, Resources, Stage, seed_for
 from lenspipe.stages.presets import SurveyOption
@@ -102,9 +104,10 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
                 stacks.write(name.upper(), start, images[name])
             rows += made.rows()
             log.info("simulated %d of %d", chunk.stop, n)
-        columns = _columns(rows)
-        stacks.finish(_catalogue(ids, columns, survey), "CATALOGUE")
-        _write_facts(layers, ids, columns, config, seed)
+        units = _truth_units(config.population)
+        columns = _columns(rows, units)
+        stacks.finish(_catalogue(ids, columns, units, survey), "CATALOGUE")
+        _write_facts(layers, ids, columns, units, config, seed)
     figures: dict[str, Any] = {"n_lenses": config.n_lenses, "n_nonlenses": config.n_nonlenses}
     if config.n_lenses:
         figures["magnification_median"] = round(float(np.nanmedian(columns["magnification"])), 2)
@@ -120,25 +123,26 @@ def _enough_room(folder: Path, needed: int) -> None:
         )
 
 
-def _truth_units() -> dict[str, str]:
+def _truth_units(population: Population) -> dict[str, str]:
     """Name -> unit of the true parameters: those of the model that such lenses are fitted with, and more."""
     from lenspipe.lensing.scene import build
 
     scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
-    return {**dict(zip(scene.names, scene.units)), "magnification": "", "arc_snr": ""}
+    known = FACTS if population.physical else {}
+    return {**dict(zip(scene.names, scene.units)), "magnification": "", "arc_snr": "", **known}
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
+def _columns(rows: list[dict[str, Any]], names: Iterable[str]) -> dict[str, NDArray[Any]]:
     """``kind``, ``fwhm`` and ``sky_rms`` (N, B), and the truth by name, (N,) each, NaN where an object has none."""
     import numpy as np
 
     columns: dict[str, NDArray[Any]] = {
-        name: np.array([row["truth"].get(name, np.nan) for row in rows]) for name in _truth_units()
+        name: np.array([row["truth"].get(name, np.nan) for row in rows]) for name in names
     }
     return columns | {name: np.array([row[name] for row in rows]) for name in ("kind", "fwhm", "sky_rms")}
 
 
-def _catalogue(ids: list[str], columns: dict[str, NDArray[Any]], survey: Survey) -> Any:
+def _catalogue(ids: list[str], columns: dict[str, NDArray[Any]], truth: dict[str, str], survey: Survey) -> Any:
     """The noise is not told: it has to be measured, as on real data. ``EXPOSURE_TIME`` is the effective gain."""
     import numpy as np
     from astropy import units
@@ -154,13 +158,18 @@ def _catalogue(ids: list[str], columns: dict[str, NDArray[Any]], survey: Survey)
         table[f"EXPOSURE_TIME_{band.name.upper()}"] = np.full(len(ids), survey.effective_gain()[b])
     table["is_lens"] = columns["kind"] == "lens"
     table["kind"] = columns["kind"]
-    for name, unit in _truth_units().items():
+    for name, unit in truth.items():
         table[f"true_{name}"] = columns[name] * units.Unit(unit)
     return table
 
 
 def _write_facts(
-    layers: h5py.File, ids: list[str], columns: dict[str, NDArray[Any]], config: SimulateConfig, seed: int
+    layers: h5py.File,
+    ids: list[str],
+    columns: dict[str, NDArray[Any]],
+    truth: dict[str, str],
+    config: SimulateConfig,
+    seed: int,
 ) -> None:
     """Beside the images: ``id kind`` (N,), ``sky_rms exposure_time fwhm`` (N, B), ``truth/NAME``; config as JSON."""
     import h5py
@@ -172,7 +181,7 @@ def _write_facts(
     layers["sky_rms"], layers["fwhm"] = columns["sky_rms"], columns["fwhm"]
     layers["fwhm"].attrs["unit"] = "arcsec"
     layers["exposure_time"] = np.tile(survey.effective_gain(), (len(ids), 1))
-    for name, unit in _truth_units().items():
+    for name, unit in truth.items():
         layers[f"truth/{name}"] = columns[name]
         layers[f"truth/{name}"].attrs["unit"] = unit
     layers.attrs.update(

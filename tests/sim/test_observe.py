@@ -3,7 +3,8 @@ import pytest
 
 from lenspipe.errors import LenspipeError
 from lenspipe.sim.observe import observe
-from lenspipe.sim.population import KINDS, LAYERS, Population, draw
+from lenspipe.sim.population import KINDS, Population, draw
+from lenspipe.sim.scene import LAYERS
 from lenspipe.sim.survey import Survey
 
 SURVEY = Survey()
@@ -58,7 +59,8 @@ def test_lens_is_red_and_source_is_blue():
 
 
 def test_non_lenses_have_no_source_and_every_kind_comes_up():
-    result = simulate(list(range(60)), [False] * 60)
+    shares = dict.fromkeys(KINDS, 1.0)
+    result = observe(range(90), [False] * 90, POPULATION.model_copy(update={"non_lens_weights": shares}), SURVEY, 1)
     assert not result.layers[:, LAYERS.index("source")].any()
     assert np.isnan(result.magnification).all()
     assert {scene.kind for scene in result.scenes} == set(KINDS)

@@ -11,7 +11,8 @@ from lenstronomy.LightModel.light_model import LightModel
 from lenspipe.lensing.kernel import render as kernel
 from lenspipe.lensing.psf import moffat_kernel
 from lenspipe.sim import render
-from lenspipe.sim.population import Light, Population, Scene, draw
+from lenspipe.sim.population import Population, draw
+from lenspipe.sim.scene import Light, Scene
 from lenspipe.sim.survey import Survey
 
 SURVEY = Survey()
