@@ -14,6 +14,7 @@ from lenspipe.sim import render
 from lenspipe.sim.blur import draw_conditions
 from lenspipe.sim.population import Population, draw
 from lenspipe.sim.scene import LAYERS, Scene
+from lenspipe.sim.skies import WHITE, Noise, Skies, objects
 from lenspipe.sim.survey import Survey
 
 _ATTEMPTS = 200
@@ -61,8 +62,14 @@ def observe(
     population: Population,
     survey: Survey,
     supersampling: int,
+    noise: Noise = WHITE,
+    skies: Skies | None = None,
 ) -> Observed:
-    """Simulate one object per seed; lenses too faint or too little magnified are drawn again."""
+    """Simulate one object per seed; lenses too faint or too little magnified are drawn again.
+
+    With `skies` each object lies on a real one, with its PSF; only its own photon noise is added, and what that sky
+    shows joins the layer of others.
+    """
     n, n_bands = len(seeds), len(survey.bands)
     scenes: list[Scene] = [Scene("", ())] * n
     fwhm, sky_rms = np.empty((n, n_bands)), np.empty((n, n_bands))
@@ -76,13 +83,23 @@ def observe(
             rng = np.random.default_rng([seeds[row], attempt])
             scenes[row] = draw(rng, population, survey, is_lens[row])
             fwhm[row], sky_rms[row] = draw_conditions(rng, survey)
+            if skies is not None:
+                which, _ = skies.pick(_sky_rng(seeds[row]), survey.n_pixels)
+                fwhm[row], sky_rms[row] = skies.fwhm[which], skies.rms[which]
         layers[todo] = render.layers([scenes[row] for row in todo], fwhm[todo], survey, supersampling)
         for row in todo:
             if scenes[row].is_lens:
                 magnification[row], arc_snr[row] = _arcs(scenes[row], layers[row], sky_rms[row], survey)
         lost = (magnification < population.min_magnification) | (arc_snr < population.min_arc_snr)
         todo, attempt = [row for row in todo if lost[row]], attempt + 1
-    image = np.stack([_noisy(seed, layers[i].sum(0), sky_rms[i], survey) for i, seed in enumerate(seeds)])
+    image = np.empty((n, *layers.shape[2:]), np.float32)
+    for row, seed in enumerate(seeds):
+        if skies is None:
+            image[row] = _noisy(seed, layers[row].sum(0), sky_rms[row], survey, noise)
+        else:
+            _, sky = skies.pick(_sky_rng(seed), survey.n_pixels)
+            image[row] = sky + _photons(np.random.default_rng([seed, _ATTEMPTS]), layers[row].sum(0), survey)
+            layers[row, LAYERS.index("others")] += objects(sky, sky_rms[row])
     return Observed(scenes, layers, image, fwhm, sky_rms, magnification, arc_snr)
 
 
@@ -106,9 +123,22 @@ def _nothing_left(
     return f"simulate: {_ATTEMPTS} lenses were drawn for one object and none passed {cut}."
 
 
-def _noisy(seed: int, model: NDArray[np.float32], sky_rms: NDArray[np.float64], survey: Survey) -> NDArray[np.float32]:
+def _sky_rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _ATTEMPTS + 1])
+
+
+def _photons(rng: np.random.Generator, model: NDArray[np.float32], survey: Survey) -> NDArray[np.float64]:
+    """(B, H, W) of the model with its own photon noise: variance = model / gain."""
+    gain = survey.effective_gain()[:, None, None]
+    return np.asarray(rng.poisson(np.maximum(model, 0) * gain) / gain)
+
+
+def _noisy(
+    seed: int, model: NDArray[np.float32], sky_rms: NDArray[np.float64], survey: Survey, noise: Noise
+) -> NDArray[np.float32]:
     """Photon noise of the objects and noise of the (subtracted) sky, each once: variance = sky_rms^2 + model / gain."""
     rng = np.random.default_rng([seed, _ATTEMPTS])
-    gain = survey.effective_gain()[:, None, None]
-    photons = rng.poisson(np.maximum(model, 0) * gain) / gain
-    return np.asarray(photons + rng.normal(0, 1, model.shape) * sky_rms[:, None, None], dtype=np.float32)
+    photons = _photons(rng, model, survey)
+    image = np.asarray(photons + noise.sky(rng, sky_rms, model.shape[1:]), dtype=np.float32)
+    noise.mask(rng, image)
+    return image

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +18,7 @@ from lenspipe.products import LAYERS, SIMULATIONS
 from lenspipe.sim.population import Population
 from lenspipe.sim.scene import FACTS
 from lenspipe.sim.scene import LAYERS as LAYER_NAMES
+from lenspipe.sim.skies import Noise
 from lenspipe.sim.survey import Survey
 from lenspipe.stage import Inputs, Outputs, Resources, Stage, seed_for
 from lenspipe.stages.presets import SurveyOption
@@ -26,6 +27,8 @@ from lenspipe.types import check_id
 if TYPE_CHECKING:
     import h5py
     from numpy.typing import NDArray
+
+    from lenspipe.sim.skies import Skies
 
 log = logging.getLogger(__name__)
 _CHUNK = 128
@@ -45,6 +48,13 @@ class SimulateConfig(Config):
         Survey(),
         description="a preset, a YAML file like one, or {preset: NAME, bands: [...], ...}: pixels, seeing, depth",
     )
+    noise: Noise = Field(Noise(), description="correlation of the noise, masked pixels")
+    backgrounds: str | list[str] | dict[str, str] | None = Field(
+        None,
+        description="real cutouts to put the objects on, read as convert reads its source, in the survey's bands, "
+        "pixels and zero point; their PSFs are the survey's where a table has no FWHM_WMEAN_*; null: drawn noise",
+    )
+    fwhm_unit: Literal["pixel", "arcsec"] | None = Field(None, description="of FWHM_WMEAN_* of the backgrounds")
     population: Population = Field(Population(), description="what is on the sky")
 
     @field_validator("prefix")
@@ -80,6 +90,7 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     np.random.default_rng(seed).shuffle(is_lens)
     shape = (n, len(survey.bands), survey.n_pixels, survey.n_pixels)
     _enough_room(outputs[LAYERS.name].parent, (len(_HDF5_IMAGES) + len(_FITS_IMAGES)) * 4 * math.prod(shape))
+    skies = None if config.backgrounds is None else _skies(config)
     cards = {
         "PIXSCALE": (survey.pixel_scale, "arcsec per pixel"),
         "MAGZERO": (survey.zero_point, "AB magnitude of one unit"),
@@ -96,7 +107,9 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
         for start in range(0, n, _CHUNK):
             chunk = slice(start, min(start + _CHUNK, n))
             seeds = [seed_for(seed, i) for i in ids[chunk]]
-            made = observe(seeds, is_lens[chunk].tolist(), config.population, survey, config.supersampling)
+            made = observe(
+                seeds, is_lens[chunk].tolist(), config.population, survey, config.supersampling, config.noise, skies
+            )
             images = {"image": made.image, **{name: made.layers[:, i] for i, name in enumerate(LAYER_NAMES)}}
             for name in _HDF5_IMAGES:
                 layers[name][chunk] = images[name]
@@ -112,6 +125,54 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     if config.n_lenses:
         figures["magnification_median"] = round(float(np.nanmedian(columns["magnification"])), 2)
     return {"figures": figures}
+
+
+def outside(config: SimulateConfig) -> Iterable[Path]:
+    from lenspipe.io.layouts import files
+    from lenspipe.io.pictures import Pairs
+
+    return [] if config.backgrounds is None else files(config.backgrounds, "auto", Pairs(None, {}))
+
+
+def _skies(config: SimulateConfig) -> Skies:
+    """All usable backgrounds; `LenspipeError` where there is none or they are smaller than the cutouts."""
+    import numpy as np
+
+    from lenspipe.infer.noise import sigma_map
+    from lenspipe.io.layouts import Reader
+    from lenspipe.io.survey import SurveyFacts
+    from lenspipe.sim.skies import Skies
+
+    survey = config.survey
+    facts = SurveyFacts(
+        bands=survey.names,
+        pixel_scale=survey.pixel_scale,
+        zero_point=survey.zero_point,
+        psf_fwhm={band.name: band.psf_fwhm for band in survey.bands},
+    )
+    assert config.backgrounds is not None
+    images: list[NDArray[np.float32]] = []
+    rms, fwhm, reasons = [], [], []
+    reader = Reader(facts, sigma_map, fwhm_unit=config.fwhm_unit)
+    places = reader.places(config.backgrounds)
+    for entry in (entry for place in places for entry in reader.entries(place, range(reader.count(place)))):
+        if (made := entry.cutout) is None:
+            reasons.append(entry.detail)
+        elif min(made.shape) < survey.n_pixels:
+            reasons.append(f"{entry.file}: {made.shape} pixels, below the {survey.n_pixels} of the survey's cutouts.")
+        elif images and made.image.shape != images[0].shape:
+            reasons.append(f"{entry.file}, row {entry.row}: {made.image.shape}, not {images[0].shape} as the first.")
+        else:
+            images.append(np.where(made.valid, made.image, np.float32(np.nan)))
+            rms.append(made.background_rms)
+            fwhm.append(made.psf_fwhm)
+    if not images:
+        raise LenspipeError(f"simulate: not one background can be used. {' '.join(reasons[:3])}")
+    if reasons:
+        log.warning("%d backgrounds are left out, the first: %s", len(reasons), reasons[0])
+    stack = np.stack(images)
+    sky = np.nanmedian(stack, axis=(2, 3), keepdims=True)
+    return Skies(np.asarray(stack - sky, dtype=np.float32), np.stack(rms), np.stack(fwhm))
 
 
 def _enough_room(folder: Path, needed: int) -> None:
@@ -203,5 +264,6 @@ STAGE = Stage(
     run=run,
     resources=Resources(memory_gb=3.0, minutes=60.0),
     version=2,
+    outside=outside,
     summary="Simulate cutouts of lenses and non-lenses, with noiseless layers and true parameters.",
 )

@@ -90,3 +90,26 @@ def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, monkey
     with pytest.raises(LenspipeError, match="GB are to be written"):
         run(tmp_path, n_lenses=1, n_nonlenses=1)
     assert not list(tmp_path.iterdir())
+
+
+def backgrounds(folder, n=4, size=61):
+    rng = np.random.default_rng(3)
+    for band, rms in zip("gri", (5, 8, 12)):
+        fits.writeto(folder / f"{band}.fits", (100 + rms * rng.normal(size=(n, size, size))).astype(np.float32))
+    return {band: str(folder / f"{band}.fits") for band in "gri"}
+
+
+def test_objects_on_real_skies(tmp_path):
+    files = backgrounds(tmp_path)
+    _, outputs = run(tmp_path / "out", n_lenses=2, n_nonlenses=2, backgrounds=files)
+    with h5py.File(outputs["layers"]) as f:
+        assert f["sky_rms"][:] == pytest.approx(np.tile([5, 8, 12], (4, 1)), rel=0.1)
+        residual = f["image"][:] - sum(f[name][:] for name in ("source", "lens", "others"))
+    assert np.abs(np.median(residual, axis=(2, 3))).max() < 3
+    config = parse(simulate.SimulateConfig, {"backgrounds": files}, "simulate")
+    assert {path.name for path in simulate.outside(config)} == {"g.fits", "r.fits", "i.fits"}
+
+
+def test_backgrounds_below_the_size_of_cutouts_are_refused(tmp_path):
+    with pytest.raises(LenspipeError, match=r"not one background can be used.*below the 45"):
+        run(tmp_path / "out", n_lenses=1, n_nonlenses=0, backgrounds=backgrounds(tmp_path, size=31))
