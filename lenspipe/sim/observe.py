@@ -73,12 +73,12 @@ def observe(
     n, n_bands = len(seeds), len(survey.bands)
     scenes: list[Scene] = [Scene("", ())] * n
     fwhm, sky_rms = np.empty((n, n_bands)), np.empty((n, n_bands))
-    magnification, arc_snr = np.full(n, np.nan), np.full(n, np.nan)
+    magnification, arc_snr, arc_pixels = (np.full(n, np.nan) for _ in range(3))
     layers = np.empty((n, len(LAYERS), n_bands, survey.n_pixels, survey.n_pixels), np.float32)
     todo, attempt = list(range(n)), 0
     while todo:
         if attempt == _ATTEMPTS:
-            raise LenspipeError(_nothing_left(todo[0], magnification, arc_snr, population))
+            raise LenspipeError(_nothing_left(magnification[todo[0]], arc_snr[todo[0]], population))
         for row in todo:
             rng = np.random.default_rng([seeds[row], attempt])
             scenes[row] = draw(rng, population, survey, is_lens[row])
@@ -89,8 +89,10 @@ def observe(
         layers[todo] = render.layers([scenes[row] for row in todo], fwhm[todo], survey, supersampling)
         for row in todo:
             if scenes[row].is_lens:
-                magnification[row], arc_snr[row] = _arcs(scenes[row], layers[row], sky_rms[row], survey)
+                arcs = _arcs(scenes[row], layers[row], sky_rms[row], survey)
+                magnification[row], arc_snr[row], arc_pixels[row] = arcs
         lost = (magnification < population.min_magnification) | (arc_snr < population.min_arc_snr)
+        lost |= arc_pixels < population.min_arc_pixels
         todo, attempt = [row for row in todo if lost[row]], attempt + 1
     image = np.empty((n, *layers.shape[2:]), np.float32)
     for row, seed in enumerate(seeds):
@@ -105,21 +107,26 @@ def observe(
 
 def _arcs(
     scene: Scene, layers: NDArray[np.float32], sky_rms: NDArray[np.float64], survey: Survey
-) -> tuple[float, float]:
-    """Magnification of all sources together, and S/N of the arcs over all bands and pixels."""
+) -> tuple[float, float, float]:
+    """Magnification of all sources together, S/N of the arcs over all bands and pixels, pixels where they stand out."""
     arcs = layers[LAYERS.index("source")].astype(np.float64)
     unlensed = sum(survey.flux(item.magnitude).sum() for item in scene.lights if item.plane > 0)
-    return float(arcs.sum() / unlensed), float(np.sqrt(np.sum((arcs / sky_rms[:, None, None]) ** 2)))
+    weight = 1 / np.square(sky_rms)
+    weighed = np.einsum("lbhw,b->lhw", layers, weight / np.sqrt(weight.sum()))
+    source = weighed[LAYERS.index("source")]
+    others = np.delete(weighed, LAYERS.index("source"), axis=0).max(0)
+    pixels = np.sum((source > others) & (source > 2))
+    return float(arcs.sum() / unlensed), float(np.sqrt(np.sum((arcs / sky_rms[:, None, None]) ** 2))), float(pixels)
 
 
-def _nothing_left(
-    row: int, magnification: NDArray[np.float64], arc_snr: NDArray[np.float64], population: Population
-) -> str:
+def _nothing_left(magnification: float, arc_snr: float, population: Population) -> str:
     """Which cut an object did not pass in all of its draws."""
-    if magnification[row] < population.min_magnification:
-        cut = f"min_magnification {population.min_magnification:g} (the last one had {magnification[row]:.3g})"
+    if magnification < population.min_magnification:
+        cut = f"min_magnification {population.min_magnification:g} (the last one had {magnification:.3g})"
+    elif arc_snr < population.min_arc_snr:
+        cut = f"min_arc_snr {population.min_arc_snr:g} (the last one had {arc_snr:.3g})"
     else:
-        cut = f"min_arc_snr {population.min_arc_snr:g} (the last one had {arc_snr[row]:.3g})"
+        cut = f"min_arc_pixels {population.min_arc_pixels}"
     return f"simulate: {_ATTEMPTS} lenses were drawn for one object and none passed {cut}."
 
 

@@ -43,6 +43,9 @@ class Population(Config):
     source_colours: Colours = BLUE
     min_magnification: float = Field(3.0, description="lenses below it are drawn again")
     min_arc_snr: float = Field(40.0, description="S/N of the arcs, all bands and pixels; lenses below are drawn again")
+    min_arc_pixels: int = Field(
+        0, ge=0, description="pixels where arcs outshine lens and others, and 2 sigma of the sky; below: drawn again"
+    )
     physical: Physical | None = Field(
         None, description="lenses and sources by redshift, velocity dispersion and luminosity; null: as said above"
     )

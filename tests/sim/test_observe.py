@@ -77,3 +77,13 @@ def test_field_objects_keep_clear_of_lenses():
 def test_impossible_cuts_are_refused():
     with pytest.raises(LenspipeError, match=r"200 lenses were drawn .* none passed min_magnification"):
         observe([1], [True], POPULATION.model_copy(update={"min_magnification": 1e6}), SURVEY, 1)
+
+
+def test_arcs_can_be_asked_to_outshine_the_lens():
+    chosen = POPULATION.model_copy(update={"min_arc_pixels": 60})
+    made = observe(list(range(8)), [True] * 8, chosen, SURVEY, 1)
+    weight = 1 / made.sky_rms**2
+    source, lens, others = (np.einsum("nbhw,nb->nhw", made.layers[:, i], weight) for i in range(3))
+    assert (((source > lens) & (source > others)).sum((1, 2)) >= 60).all()
+    with pytest.raises(LenspipeError, match="min_arc_pixels 2000"):
+        observe([1], [True], POPULATION.model_copy(update={"min_arc_pixels": 2000}), SURVEY, 1)
