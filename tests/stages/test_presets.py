@@ -1,4 +1,6 @@
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,3 +89,12 @@ def test_depth_of_a_star_is_that_of_weights_like_its_psf():
     sigma = band.psf_fwhm / math.sqrt(8 * math.log(2)) / survey.pixel_scale
     expected = 5 * survey.sky_rms()[0] * math.sqrt(4 * math.pi) * sigma
     assert survey.flux(survey.depths())[0] == pytest.approx(expected)
+
+
+def test_workflows_of_the_page_are_accepted():
+    page = (Path(__file__).parents[2] / "docs" / "simulations.md").read_text(encoding="utf-8")
+    texts = re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M)
+    found = [corridor["simulate"] for text in texts for corridor in yaml.safe_load(text)["corridors"].values()]
+    assert len(found) >= 2
+    for options in found:
+        parse(SimulateConfig, options, "simulate")
