@@ -17,13 +17,13 @@ Deflect = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Lens = Sequence[tuple[str, Sequence[Tensor]]]
 """Profiles by name with their parameters in the order of `lenspipe.lensing.params.MASS`, each a number."""
 
-_STEPS = 40
+_STEPS = 25
 _TOLERANCE = 1e-11
 """arcsec in the source plane."""
 _SAME = 1e-6
 """arcsec; images closer than this are one."""
-_FAINTEST = 1e-6
-"""|mu| below which a root is the point at the centre of a singular lens, which has no image."""
+_FAINTEST = 0.005
+"""|mu| below which there is no image to see; it is also the centre of a singular lens, which has none."""
 
 
 def deflection(lens: Lens) -> Deflect:
@@ -67,9 +67,13 @@ def fermat_potential(lens: Lens, x: Tensor, y: Tensor, beta_x: Tensor, beta_y: T
 
 
 def jacobian(deflect: Deflect, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """d beta_x / dx, d beta_x / dy, d beta_y / dx, d beta_y / dy, by forward differentiation."""
-    one, zero = torch.ones_like(x), torch.zeros_like(x)
-    (xx, yx), (xy, yy) = (torch.func.jvp(deflect, (x, y), along)[1] for along in ((one, zero), (zero, one)))
+    """d beta_x / dx, d beta_x / dy, d beta_y / dx, d beta_y / dy, by automatic differentiation."""
+    with torch.enable_grad():
+        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+        alpha_x, alpha_y = deflect(x, y)
+        # Each deflection depends on its own point alone, so the gradient of the sum is that of each.
+        xx, xy = torch.autograd.grad(alpha_x.sum(), (x, y), retain_graph=True)
+        yx, yy = torch.autograd.grad(alpha_y.sum(), (x, y))
     return 1 - xx, -xy, -yx, 1 - yy
 
 
@@ -80,7 +84,7 @@ def magnification(deflect: Deflect, x: Tensor, y: Tensor) -> Tensor:
 
 
 def solve(deflect: Deflect, beta_x: float, beta_y: float, half_width: float, cells: int = 240) -> tuple[Tensor, Tensor]:
-    """All images within a square of +- `half_width` about the origin, each (I,) float64 in arcsec.
+    """Images of |mu| > 0.005 within a square of +- `half_width` about the origin, each (I,) float64 in arcsec.
 
     The square is tiled with triangles; those whose image in the source plane holds the source start a Newton search
     each. A pair of images closer than a cell, hence of magnification far above 100, may be missed.
@@ -96,6 +100,8 @@ def solve(deflect: Deflect, beta_x: float, beta_y: float, half_width: float, cel
         px, py = [dx[c] for c in triangle], [dy[c] for c in triangle]
         turns = [px[i] * py[i - 1] - px[i - 1] * py[i] for i in range(3)]
         inside = torch.stack([t >= 0 for t in turns]).all(0) | torch.stack([t <= 0 for t in turns]).all(0)
+        # The turns add up to twice the area in the source plane, which magnifies a cell by the inverse of mu.
+        inside &= torch.stack(turns).sum(0).abs() * _FAINTEST < (2 * half_width / cells) ** 2
         starts.append(torch.stack([torch.stack([v[c][inside] for c in triangle]).mean(0) for v in (x, y)]))
     found_x, found_y = torch.cat(starts, dim=1)
     if len(found_x) == 0:
@@ -111,6 +117,8 @@ def _newton(
     for _ in range(_STEPS):
         alpha_x, alpha_y = deflect(x, y)
         off_x, off_y = x - alpha_x - beta_x, y - alpha_y - beta_y
+        if (torch.hypot(off_x, off_y) < _TOLERANCE).all():
+            break
         xx, xy, yx, yy = jacobian(deflect, x, y)
         det = xx * yy - xy * yx
         step_x, step_y = (yy * off_x - xy * off_y) / det, (xx * off_y - yx * off_x) / det

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from lenspipe.lensing.psf import Blur, GaussianBlur, KernelBlur, moffat_kernel
+from lenspipe.lensing.psf import Blur, GaussianBlur, KernelBlur, moffat_alpha, moffat_kernel
 from lenspipe.sim.survey import Survey
 
 
@@ -19,12 +21,36 @@ def draw_conditions(rng: Generator, survey: Survey) -> tuple[NDArray[np.float64]
 
 
 def blur_for(survey: Survey, fwhm: NDArray[np.float64], dtype: torch.dtype = torch.float32) -> Blur:
-    """The blur of (..., B, H, W) images by its method `each`; `fwhm` (B,) arcsec."""
+    """The blur of (..., K, H, W) images by its method `each`.
+
+    Parameters
+    ----------
+    fwhm : (K,) arcsec, of the bands in turn: K is a multiple of B.
+    """
     shape = (survey.n_pixels, survey.n_pixels)
-    betas = [band.psf_beta for band in survey.bands]
+    betas = [band.psf_beta for band in survey.bands] * (len(fwhm) // len(survey.bands))
     if None in betas:
         return GaussianBlur(shape, fwhm, survey.pixel_scale, dtype)
     kernels = [moffat_kernel(float(f), float(b or 0), survey.pixel_scale, survey.n_pixels) for f, b in zip(fwhm, betas)]
     size = max(len(kernel) for kernel in kernels)
     padded = np.stack([np.pad(kernel, (size - len(kernel)) // 2) for kernel in kernels])
     return KernelBlur(shape, padded, dtype)
+
+
+def point_images(survey: Survey, fwhm: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
+    """(..., B, H, W) pixel values of a point of unit flux at `x`, `y` arcsec; `fwhm` (..., B).
+
+    The PSF read off at the pixel centres: its FWHM is that of the effective PSF, the pixel included.
+    """
+    n, scale = survey.n_pixels, survey.pixel_scale
+    axis = (np.arange(n) - (n - 1) / 2) * scale
+    squared = ((axis[:, None] - y) ** 2 + (axis[None, :] - x) ** 2) / fwhm[..., None, None] ** 2
+    result = np.empty(squared.shape)
+    for b, band in enumerate(survey.bands):
+        if band.psf_beta is None:
+            density = 4 * math.log(2) / math.pi * np.exp(-4 * math.log(2) * squared[..., b, :, :])
+        else:
+            alpha2 = moffat_alpha(1.0, band.psf_beta) ** 2
+            density = (band.psf_beta - 1) / (math.pi * alpha2) * (1 + squared[..., b, :, :] / alpha2) ** -band.psf_beta
+        result[..., b, :, :] = density
+    return np.asarray(result * (scale / fwhm[..., None, None]) ** 2)

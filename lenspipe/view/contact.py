@@ -64,12 +64,12 @@ def _picture(axes: Axes, image: NDArray[np.float32], box: style.Box) -> None:
 
 
 def _light_curves(axes: Axes, samples: Samples, number: int) -> None:
-    """Change of the flux from its mean of the three lowest, by band, with error bars."""
+    """By band, with error bars; zero is drawn."""
     time, flux, sigma = (samples.series[name][number] for name in ("time", "flux", "flux_sigma"))
     for b, band in enumerate(samples.bands):
-        change = flux[:, b] - np.sort(flux[:, b])[:3].mean()
         colour = _BAND_COLOURS.get(band, style.INK)
-        axes.errorbar(time[:, b], change, sigma[:, b], fmt="o-", ms=1.6, lw=0.6, elinewidth=0.5, color=colour)
+        axes.errorbar(time[:, b], flux[:, b], sigma[:, b], fmt="o-", ms=1.6, lw=0.6, elinewidth=0.5, color=colour)
+    axes.axhline(0, color=style.MASKED, lw=0.6, zorder=0)
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=style.MUTED, lw=0.6)

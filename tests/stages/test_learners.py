@@ -19,6 +19,7 @@ SMALL = {
         "supersampling": 1,
         "lenses": {"subhaloes": {"mass": [1e9, 1e10]}},
     },
+    "simulate_supernovae": {"survey": {"preset": "des_deep", "n_pixels": 31}, "supersampling": 1},
 }
 
 
@@ -121,3 +122,8 @@ def test_rows_are_read_alone_with_their_members(tmp_path, name):
     if whole.members:
         taken = whole.take(np.array([1, 2]))
         assert all(np.array_equal(taken.members[c], some.members[c]) for c in some.members)
+
+
+def test_exposures_of_a_band_that_the_survey_has_not_are_refused():
+    with pytest.raises(LenspipeError, match="exposures names the band 'y'"):
+        parse(get("simulate_supernovae").config, {"monitoring": {"exposures": {"y": 2}}}, "simulate_supernovae")

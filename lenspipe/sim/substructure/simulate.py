@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenspipe.errors import LenspipeError
-from lenspipe.lensing import grid, light, mass
+from lenspipe.lensing import grid
 from lenspipe.lensing.substructure import string
 from lenspipe.sim.blur import blur_for, draw_conditions
 from lenspipe.sim.distances import LIGHT
+from lenspipe.sim.galaxy_lens import UNITS as LENS_UNITS
+from lenspipe.sim.galaxy_lens import Alpha, Lens, draw_lens, unit_layers
 from lenspipe.sim.learners import Row, add_noise, class_of, columns, log_uniform
-from lenspipe.sim.substructure import draw
 from lenspipe.sim.substructure.config import Lenses, Vortex
 from lenspipe.sim.substructure.deflect import deflection
-from lenspipe.sim.substructure.draw import Lens, draw_lens
 from lenspipe.sim.substructure.haloes import Haloes, draw_haloes
 from lenspipe.sim.survey import Survey
 from lenspipe.types import Samples
 
 UNITS = {
-    **draw.UNITS,
+    **LENS_UNITS,
     "arc_snr": "",
     "psf_fwhm": "arcsec",
     "sky_rms": "flux",
@@ -57,7 +57,6 @@ _BATCH = 16
 """Objects rendered at once: bounds the memory."""
 _PLANCK_EV_KPC = 1.23984198e-6 / 3.0856776e19
 """h c in eV kpc."""
-Field = tuple[Tensor, Tensor]
 
 
 def simulate(
@@ -82,7 +81,7 @@ def simulate(
     label = np.array([class_of(number, classes) for number in numbers], dtype=np.uint8)
     lenses, rngs, conditions, snr = _choose(seeds, options, survey)
     rows: list[Row] = []
-    fields: list[Field | None] = []
+    fields: list[Alpha | None] = []
     members: list[NDArray[np.float64]] = []
     for row, (lens, rng) in enumerate(zip(lenses, rngs)):
         truth, field, haloes = _substructure(rng, classes[label[row]], lens, options, survey, supersampling)
@@ -96,10 +95,9 @@ def simulate(
     images: list[Tensor] = []
     for start in range(0, len(lenses), _BATCH):
         some = slice(start, start + _BATCH)
-        parts = render(lenses[some], fields[some], survey, supersampling)
-        images.extend(
-            blur_for(survey, fwhm).each(image.sum(0)[None]) for image, (fwhm, _) in zip(parts, conditions[some])
-        )
+        layers = unit_layers(lenses[some], fields[some], survey, supersampling)
+        models = (_fluxes(lenses[some], survey) * layers).sum(1)
+        images.extend(blur_for(survey, fwhm).each(model[None]) for model, (fwhm, _) in zip(models, conditions[some]))
     image = np.stack(
         [
             add_noise(rng, model.numpy(), sky, survey.effective_gain())
@@ -138,7 +136,8 @@ def _choose(
             conditions[row] = draw_conditions(rngs[row], survey)
         for start in range(0, len(todo), _BATCH):
             some = todo[start : start + _BATCH]
-            arcs = render([lenses[row] for row in some], [None] * len(some), survey, 1)[:, 0]
+            drawn = [lenses[row] for row in some]
+            arcs = (_fluxes(drawn, survey) * unit_layers(drawn, [None] * len(some), survey, 1))[:, 0]
             for row, image in zip(some, arcs):
                 snr[row] = float((image.double() / conditions[row][1][0]).square().sum().sqrt())
         todo = [row for row in todo if snr[row] < options.min_arc_snr]
@@ -152,7 +151,7 @@ def _choose(
 
 def _substructure(
     rng: np.random.Generator, kind: str, lens: Lens, options: Lenses, survey: Survey, supersampling: int
-) -> tuple[Row, Field | None, Haloes | None]:
+) -> tuple[Row, Alpha | None, Haloes | None]:
     """Truth, deflection on the subpixel grid, and haloes of what `kind` puts into `lens`."""
     n, step = survey.n_pixels * supersampling, survey.pixel_scale / supersampling
     if kind == "cdm":
@@ -192,34 +191,8 @@ def _vortex(rng: np.random.Generator, options: Vortex, lens: Lens) -> Row:
     }
 
 
-def render(lenses: Sequence[Lens], fields: Sequence[Field | None], survey: Survey, supersampling: int) -> Tensor:
-    """(K, 2, H, W) f4 flux per pixel of arcs and lens galaxy, before the PSF; `fields` on the grid of subpixels."""
-    n, scale = survey.n_pixels, survey.pixel_scale
-    x, y = grid.axes(n, n, scale, supersampling, dtype=torch.float32)
-
-    def column(name: str) -> Tensor:
-        return torch.tensor([lens.truth[name] for lens in lenses], dtype=torch.float32)[:, None, None]
-
-    def flux(name: str) -> Tensor:
-        return torch.as_tensor(survey.flux(column(name).numpy()), dtype=torch.float32) * scale**2
-
-    deflector = [column(name) for name in ("theta_E", "gamma", "e1", "e2", "center_x", "center_y")]
-    ax, ay = mass.epl(x, y, *deflector)
-    sx, sy = mass.shear(x, y, column("gamma1"), column("gamma2"))
-    beta_x, beta_y = x - ax - sx, y - ay - sy
-    if any(field is not None for field in fields):
-        none = torch.zeros(n * supersampling, n * supersampling)
-        extra = [(none, none) if field is None else field for field in fields]
-        beta_x = beta_x - torch.stack([a.float() for a, _ in extra])
-        beta_y = beta_y - torch.stack([a.float() for _, a in extra])
-    source = [column(f"source_{name}") for name in ("R_sersic", "n_sersic", "e1", "e2", "center_x", "center_y")]
-    arcs = light.sersic_ellipse(beta_x, beta_y, *source) / light.sersic_flux(*source[:2]) * flux("source_magnitude")
-    layers = [grid.bin_mean(arcs, supersampling)]
-    if "lens_light_magnitude" in lenses[0].truth:
-        galaxy = [column(f"lens_light_{name}") for name in ("R_sersic", "n_sersic", "e1", "e2")]
-        centre = [column("center_x"), column("center_y")]
-        shape = light.sersic_ellipse(x, y, *galaxy, *centre) / light.sersic_flux(*galaxy[:2])
-        layers.append(grid.bin_mean(shape * flux("lens_light_magnitude"), supersampling))
-    else:
-        layers.append(torch.zeros_like(layers[0]))
-    return torch.stack(layers, dim=1)
+def _fluxes(lenses: Sequence[Lens], survey: Survey) -> Tensor:
+    """(K, 2, 1, 1) f4 flux of source and lens galaxy, 0 where there is none."""
+    names = ("source_magnitude", "lens_light_magnitude")
+    magnitudes = np.array([[lens.truth.get(name, np.inf) for name in names] for lens in lenses])
+    return torch.as_tensor(survey.flux(magnitudes), dtype=torch.float32)[:, :, None, None]
