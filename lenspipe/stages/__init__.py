@@ -13,7 +13,7 @@ from lenspipe.stage import Stage
 
 NAMES = (
     *("simulate", "label", "convert", "train", "segment", "select", "model", "collect", "report"),
-    *("plan", "simulate_substructure", "simulate_supernovae", "contact"),
+    *("plan", "simulate_substructure", "simulate_supernovae", "simulate_discs", "contact"),
 )
 
 

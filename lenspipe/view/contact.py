@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import AsinhNorm
 from numpy.typing import NDArray
 
 from lenspipe.types import Samples
@@ -40,8 +41,7 @@ def contact_sheet(path: Path, samples: Samples, columns: int, panel: float = 1.2
         if cube:
             for plane in range(across):
                 axes = figure.add_subplot(grid[row, column * across + plane])
-                top = max(float(image[plane].max()), 5 * _noise(image[plane]))
-                style.show(axes, image[plane], None, box, cmap=_MAP, vmin=-2 * _noise(image[plane]), vmax=top)
+                style.show(axes, image[plane], None, box, cmap=_MAP, norm=_stretch(image[plane]))
         else:
             axes = figure.add_subplot(grid[row * down, column])
             _picture(axes, image, box)
@@ -56,7 +56,7 @@ def _picture(axes: Axes, image: NDArray[np.float32], box: style.Box) -> None:
     sigma = np.stack([np.full(plane.shape, _noise(plane)) for plane in image])
     valid = np.ones(image.shape, dtype=bool)
     if len(image) == 1:
-        style.show(axes, image[0], None, box, cmap="gray", norm=style.asinh_norm(image[0], sigma[0], valid[0]))
+        style.show(axes, image[0], None, box, cmap="gray", norm=_stretch(image[0]))
     else:
         # Three planes make a colour: of griz, gri look most like what the eye knows.
         some = [0, len(image) // 2, -1] if len(image) > 4 else slice(0, 3)
@@ -73,6 +73,10 @@ def _light_curves(axes: Axes, samples: Samples, number: int) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=style.MUTED, lw=0.6)
+
+
+def _stretch(plane: NDArray[np.float32]) -> AsinhNorm:
+    return style.asinh_norm(plane, np.full(plane.shape, _noise(plane)), np.ones(plane.shape, dtype=bool))
 
 
 def _noise(plane: NDArray[np.float32]) -> float:

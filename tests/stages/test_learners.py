@@ -20,6 +20,7 @@ SMALL = {
         "lenses": {"subhaloes": {"mass": [1e9, 1e10]}},
     },
     "simulate_supernovae": {"survey": {"preset": "des_deep", "n_pixels": 31}, "supersampling": 1},
+    "simulate_discs": {"telescope": {"n_pixels": 64, "pixel_scale": 0.03, "beam": [0.1, 0.15]}},
 }
 
 

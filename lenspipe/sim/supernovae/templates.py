@@ -2,8 +2,8 @@
 
 A template is a light curve in one rest-frame band and a colour B-V, both against time. The colour gives a black body,
 dimmed in the ultraviolet by a power law as iron lines dim it. So B and V are right by construction; further away (below
-350 nm, beyond 800 nm in the rest frame) this is a caricature: no lines, no second maximum in the infrared. Curves between
-the stated points are monotone cubics.
+350 nm, beyond 800 nm in the rest frame) this is a caricature: no lines, no second maximum in the infrared. Between the
+stated points curves are monotone cubics.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Protoplanetary discs as ALMA sees them, with and without a planet."""
