@@ -17,7 +17,7 @@ from lenspipe.io.survey import SurveyFacts
 from lenspipe.run.workflow import put, split_set
 from lenspipe.stage import seed_for
 from lenspipe.stages import overrides
-from lenspipe.stages.model import ModelConfig, checkpoint_of, failure_to_folder, fit_to_folder
+from lenspipe.stages.model import ModelConfig, checkpoint_of, failure_to_folder, fitted, to_folder
 
 QUARANTINED = 3
 """Exit code of a candidate that could not be used."""
@@ -91,7 +91,8 @@ def fit_command(
         own_seed = seed_for(seed, cutout.id)
         checkpoint = checkpoint_of(out / cutout.id, cutout, masks, options, own_seed)
         with replacing(out / cutout.id) as folder:
-            summary = fit_to_folder(cutout, masks, options, own_seed, folder, checkpoint, redshifts)
+            found = fitted(cutout, masks, options, own_seed, checkpoint, redshifts)
+            summary = to_folder(found, cutout, masks, options, own_seed, folder)
         checkpoint.remove()
     except CandidateError as error:
         failed = True

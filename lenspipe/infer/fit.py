@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +22,8 @@ from lenspipe.infer.derived import Quantity
 from lenspipe.infer.foreign import Foreign
 from lenspipe.infer.light import HeldLight
 from lenspipe.infer.likelihood import Likelihood, using
-from lenspipe.infer.objective import Objective
-from lenspipe.infer.optimise import levenberg_marquardt, normal_equations
+from lenspipe.infer.objective import LogPosterior, Objective
+from lenspipe.infer.optimise import normal_equations
 from lenspipe.infer.prepare import Prepared, default_window, prepare, seeing
 from lenspipe.infer.priors import Priors
 from lenspipe.infer.reference import Lenstronomy
@@ -174,8 +173,7 @@ def _fit(
         chains = recipe.sample(quick, found, config, seed, checkpoint)
     else:
         bounds, covariance = (priors.lower, priors.upper), _laplace(objective, optima.u[0])
-        posterior_of = _log_posterior(quick, priors)
-        chains = sample(posterior_of, optima.u[0], covariance, bounds, config.sampler, seed, checkpoint)
+        chains = sample(LogPosterior(quick, priors), optima.u[0], covariance, bounds, config.sampler, seed, checkpoint)
     best = _polish(objective, optima.u[0], chains)
 
     vector = priors.physical(best)
@@ -233,27 +231,6 @@ def _fit(
     )
 
 
-def _log_posterior(likelihood: Likelihood, priors: Priors) -> Callable[[Floats], Floats]:
-    """(K, P) sampled coordinates -> (K,), -inf outside the prior; fluxes are not negative.
-
-    Amplitudes are integrated over flat in flux. Flat in the surface brightness at the half-light radius, which is what
-    the determinant alone stands for, would weigh a source of radius R by R^-2 in each band.
-    """
-    bands = len(likelihood.data.image)
-
-    def log_posterior(u: Floats) -> Floats:
-        result = priors.log_prior(u)
-        inside = np.isfinite(result)
-        if inside.any():
-            vectors = torch.as_tensor(priors.physical(u[inside]))
-            result[inside] += likelihood.non_negative(vectors).numpy()
-            if likelihood.marginalise:
-                result[inside] += likelihood.scene.unit_fluxes(vectors, bands).log().sum((-1, -2)).numpy()
-        return result
-
-    return log_posterior
-
-
 def _laplace(objective: Objective, u: Floats) -> Floats:
     """(P, P) Gauss-Newton covariance at `u`, no direction wider than the prior allows."""
     priors = objective.priors
@@ -270,7 +247,7 @@ def _polish(objective: Objective, optimum: Floats, chains: Chains) -> Floats:
     """The float64 optimum: of the search, or of the sampler where that saw something better."""
     flat = chains.u.reshape(-1, chains.u.shape[-1])
     begin = np.stack([optimum, flat[np.argmax(chains.log_prob)]])
-    found = levenberg_marquardt(objective, begin, objective.priors.lower, objective.priors.upper, iterations=15)
+    found = objective.climb(begin, iterations=15)
     return np.asarray(found.u[np.argmin(found.cost)])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -18,15 +18,14 @@ from torch import Tensor
 
 from lenspipe.errors import LenspipeError
 from lenspipe.infer import linear
+from lenspipe.infer.stack import IMPOSSIBLE, Solution, Stack
 from lenspipe.lensing import kernel
-from lenspipe.lensing.grid import axes, bin_mean, patches
+from lenspipe.lensing.grid import axes, patches
 from lenspipe.lensing.psf import Blur, GaussianBlur, KernelBlur
 from lenspipe.lensing.scene import Scene
 
 NEGATIVE_FLUX = -1e8
 """Added to logL for each band with a negative amplitude, as lenstronomy does."""
-IMPOSSIBLE = -1e18
-"""logL of a vector for which nothing finite can be computed."""
 Engine = Literal["auto", "kernel", "torch"]
 _wanted: ContextVar[Engine] = ContextVar("engine", default="auto")
 
@@ -76,19 +75,6 @@ class Imaging:
         """(H,W) arcsec of each pixel from `centre` (x, y)."""
         x, y = axes(*self.shape, self.pixel_scale)
         return np.hypot(x.numpy() - centre[0], y.numpy() - centre[1])
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Best amplitudes (K,B,L) per arcsec^2 and what follows from them.
-
-    With templates, `model` and `normal` are what is left of them after projection onto the templates.
-    """
-
-    layers: Tensor
-    amplitudes: Tensor
-    model: Tensor
-    normal: Tensor
 
 
 @dataclass(frozen=True)
@@ -163,6 +149,7 @@ class Likelihood:
         # lenstronomy's UNIFORM is blurred like any light, so with a pixel kernel a sky fades at the very edge.
         self.sky = self.blur(torch.ones(1, 1, *shape, dtype=dtype, device=device)) if scene.sky else None
         self.pixel_area = data.pixel_scale**2
+        self.stack = Stack([self])
         self.kernel = None if engine == "torch" else self._kernel()
         if engine == "kernel" and self.kernel is None:
             raise LenspipeError(
@@ -214,9 +201,8 @@ class Likelihood:
         if self.kernel is not None and not vectors.requires_grad:
             value, negative = map(torch.from_numpy, self.kernel.log_likelihood(vectors.cpu().numpy()))
         else:
-            found = [self.solve(v) for v in vectors.to(self.device, self.dtype).split(self.chunk)]
-            value = torch.cat([self._value(f) for f in found])
-            negative = torch.cat([(f.amplitudes[..., : self.n_positive] < 0).any(-1).sum(-1).double() for f in found])
+            parts = [self.stack.log_likelihood(v[None], non_negative=False) for v in vectors.split(self.chunk)]
+            value, negative = (torch.cat(p, 1)[0] for p in zip(*parts))
         return _finite(value), negative
 
     def non_negative(self, vectors: Tensor) -> Tensor:
@@ -228,44 +214,18 @@ class Likelihood:
         if self.kernel is not None and not vectors.requires_grad:
             value = torch.from_numpy(self.kernel.log_likelihood(vectors.cpu().numpy(), non_negative=True)[0])
         else:
-            parts = vectors.to(self.device, self.dtype).split(self.chunk)
-            value = torch.cat([self._value(self.solve(v, non_negative=True)) for v in parts])
+            parts = [self.stack.log_likelihood(v[None], non_negative=True)[0] for v in vectors.split(self.chunk)]
+            value = torch.cat(parts, 1)[0]
         return _finite(value)
 
     def solve(self, vectors: Tensor, non_negative: bool = False) -> Solution:
         """Response of each component, amplitudes and model of (K, P) `vectors`, in units of `unit`."""
-        layers = self.response(vectors.to(self.device, self.dtype))
-        flat = layers.flatten(-2)
-        weighted = flat * self.weight.flatten(-2)
-        if self.basis is not None:
-            basis = self.basis.flatten(-2)
-            flat = flat - torch.einsum("klbt,btd->klbd", torch.einsum("klbd,btd->klbt", weighted, basis), basis)
-            weighted = flat * self.weight.flatten(-2)
-        normal = torch.einsum("klbd,kmbd->kblm", weighted, flat)
-        right = torch.einsum("klbd,bd->kbl", flat, self.weighted.flatten(-2))
-        if non_negative:
-            amplitudes = linear.solve_non_negative(normal, right, self.n_positive)
-        else:
-            amplitudes = linear.solve(normal, right)
-        model = torch.einsum("kbl,klbd->kbd", amplitudes.to(self.dtype), flat)
-        return Solution(layers, amplitudes, model.unflatten(-1, self.data.shape), normal)
+        found = self.stack.solve(vectors[None], non_negative)
+        return Solution(*(getattr(found, f.name)[0] for f in fields(found)))
 
     def response(self, vectors: Tensor) -> Tensor:
         """(K, L, B, H, W): each component's blurred image at unit amplitude."""
-        layers = self.unblurred(vectors)
-        blurred = self.blur.each(layers) if self.scene.bands else self.blur(layers)
-        if self.sky is not None:
-            blurred = torch.cat([blurred, self.sky.expand(len(vectors), -1, -1, -1, -1)], dim=1)
-        return blurred
-
-    def unblurred(self, vectors: Tensor) -> Tensor:
-        """(K, L, [B,] H, W): each light's mean surface brightness over the pixels, at unit amplitude."""
-        layers = bin_mean(self.scene.light_layers(vectors, self.x, self.y), self.supersampling)
-        for patch in self.patches:
-            means = self.scene.light_layers(vectors, patch.x, patch.y).mean(-1)
-            at = torch.as_tensor(patch.rows * self.data.shape[1] + patch.columns, device=self.device)
-            layers = layers.flatten(-2).index_copy(-1, at, means).unflatten(-1, self.data.shape)
-        return layers
+        return self.stack.response(vectors[None])[0]
 
     def images(self, vector: NDArray[np.float64]) -> Parts:
         """The images of a (P,) vector at its best amplitudes that are not negative."""
@@ -301,10 +261,7 @@ class Likelihood:
 
     def variance(self, model: Tensor) -> Tensor:
         """(K,B,H,W) variance of each pixel, in units of `unit`^2; 1 where masked."""
-        if self.poisson:
-            return self.floor + model.clamp(min=0) * self.per_flux
-        fixed = torch.where(self.weight > 0, 1 / self.weight.clamp(min=1e-30), torch.ones_like(self.weight))
-        return fixed.expand_as(model)
+        return self.stack.variance(model[None])[0]
 
     def residuals(self, vectors: Tensor, non_negative: bool = True) -> Tensor:
         """(K, D) normalised residuals of the used pixels: half their squares' sum is -log L. For least squares."""
@@ -312,20 +269,7 @@ class Likelihood:
             found = torch.from_numpy(self.kernel.residuals(vectors.cpu().numpy(), non_negative))
             return torch.nan_to_num(found, nan=1e6, posinf=1e6, neginf=-1e6)
         keep = self.mask.flatten() > 0
-        rows = []
-        for part in vectors.to(self.device, self.dtype).split(self.chunk):
-            model = self.solve(part, non_negative).model
-            normalised = (self.image - model) * torch.rsqrt(self.variance(model))
-            rows.append(normalised.flatten(1)[:, keep])
-        return torch.nan_to_num(torch.cat(rows), nan=1e6, posinf=1e6, neginf=-1e6)
-
-    def _value(self, found: Solution) -> Tensor:
-        residual = (self.image - found.model) * self.mask
-        squares = residual.square() * (1 / self.variance(found.model) if self.poisson else self.weight)
-        value = -0.5 * squares.sum((-1, -2, -3), dtype=torch.float64)
-        if self.marginalise:
-            value = value - 0.5 * linear.log_determinant(found.normal)
-        return value
+        return torch.cat([self.stack.residuals(v[None], non_negative)[0][:, keep] for v in vectors.split(self.chunk)])
 
     def _kernel(self) -> kernel.Kernel | None:
         plain = torch.device(self.device).type == "cpu" and self.dtype in (torch.float32, torch.float64)

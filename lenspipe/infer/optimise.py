@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_STEP = 1e-4
+STEP = 1e-4
 """Forward-difference step in sampled coordinates: far above float64 noise, far below a sigma."""
-_LONGEST = 0.5
+LONGEST = 0.5
 """A single step moves no coordinate farther than this."""
-_SLOW = 0.05
+SLOW = 0.05
 """Of what it is behind the best start, a start must gain this share in a step to be worth another one."""
+FIRST_DAMPING, TRIALS = 1e-2, 3
+"""Of each start; so many steps, ever more damped, are tried with one Jacobian."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def levenberg_marquardt(
     u = np.clip(start, lower, upper)
     r = residuals(u)
     cost = 0.5 * (r**2).sum(-1)
-    damping = np.full(len(u), 1e-2)
+    damping = np.full(len(u), FIRST_DAMPING)
     idle = np.zeros(len(u), dtype=int)
     for _ in range(iterations):
         active = np.flatnonzero(idle < 3)
@@ -63,11 +65,11 @@ def levenberg_marquardt(
         diagonal = np.einsum("spp->sp", curvature)
         gained = np.zeros(len(active))
         pending = np.arange(len(active))
-        for _ in range(3):
+        for _ in range(TRIALS):
             damped = curvature[pending].copy()
             extra = diagonal[pending] * damping[active[pending], None] + 1e-9
             np.einsum("spp->sp", damped)[...] += extra
-            step = np.clip(-np.linalg.solve(damped, gradient[pending][..., None])[..., 0], -_LONGEST, _LONGEST)
+            step = np.clip(-np.linalg.solve(damped, gradient[pending][..., None])[..., 0], -LONGEST, LONGEST)
             trial = np.clip(u[active[pending]] + step, lower, upper)
             r_trial = residuals(trial)
             cost_trial = 0.5 * (r_trial**2).sum(-1)
@@ -80,7 +82,7 @@ def levenberg_marquardt(
             if not len(pending):
                 break
         np.clip(damping, 1e-8, 1e8, out=damping)
-        enough = np.maximum(tolerance, _SLOW * (cost[active] - cost.min()))
+        enough = np.maximum(tolerance, SLOW * (cost[active] - cost.min()))
         idle[active] = np.where(gained < enough, idle[active] + 1, 0)
     return Optima(u, cost)
 
@@ -90,7 +92,7 @@ def normal_equations(
 ) -> tuple[Floats, Floats]:
     """J^T J (S, P, P) and J^T r (S, P) at (S, P) `u` with residuals `r` (S, D), by differences away from the bounds."""
     S, P = u.shape
-    step = np.where(u + _STEP > upper, -_STEP, _STEP)
+    step = np.where(u + STEP > upper, -STEP, STEP)
     shifted = u[:, None, :] + np.eye(P) * step[:, :, None]
     # One start at a time: the Jacobians of all at once would fill the memory for large images.
     curvature, gradient = np.empty((S, P, P)), np.empty((S, P))

@@ -132,16 +132,22 @@ class Priors:
         centres = np.array([p.lower if p.centre is None else p.centre for p in self.priors])
         self.centre = self._inner(centres)
         self.precision = np.array([0.0 if p.sigma is None else 1 / p.sigma for p in self.priors])
-        self.pairs = [
+        pairs = [
             (names.index(e), i)
             for e in ("e1", "e2")
             for i, short in enumerate(shared)
             if mass_follows_light and e in names and short == f"lens_light_{e}"
         ]
         # The copies of several bands together weigh as much as one.
-        copies = max(len(self.pairs) // 2, 1)
-        self.pair_precision = 1 / (mass_follows_light * math.sqrt(copies)) if mass_follows_light else 0.0
-        self.light = [(names.index(n), value, 1 / sigma) for n, (value, sigma) in (light or {}).items()]
+        copies = max(len(pairs) // 2, 1)
+        precision = 1 / (mass_follows_light * math.sqrt(copies)) if mass_follows_light else 0.0
+        # Couplings of coordinates are normal too: matrix @ u - offset.
+        fixed = [(names.index(n), value, 1 / sigma) for n, (value, sigma) in (light or {}).items()]
+        self.matrix, self.offset = np.zeros((len(pairs) + len(fixed), len(names))), np.zeros(len(pairs) + len(fixed))
+        for row, (a, b) in zip(self.matrix, pairs):
+            row[a], row[b] = precision, -precision
+        for k, (i, value, weight) in enumerate(fixed, start=len(pairs)):
+            self.matrix[k, i], self.offset[k] = weight, value * weight
 
     def physical(self, u: Floats) -> Floats:
         """(..., P) sampled coordinates -> parameters in their units."""
@@ -158,10 +164,7 @@ class Priors:
 
     def residuals(self, u: Floats) -> Floats:
         """(K, P + couplings) normalised; minus half the sum of their squares is `log_prior` inside the bounds."""
-        own = (u - self.centre) * self.precision
-        coupled = [(u[..., a] - u[..., b]) * self.pair_precision for a, b in self.pairs]
-        coupled += [(u[..., i] - value) * precision for i, value, precision in self.light]
-        return np.concatenate([own, np.stack(coupled, -1)], -1) if coupled else own
+        return np.concatenate([(u - self.centre) * self.precision, u @ self.matrix.T - self.offset], -1)
 
     def describe(self) -> dict[str, dict[str, object]]:
         """Name -> the prior as plain values, for the files."""

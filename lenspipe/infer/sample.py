@@ -23,8 +23,14 @@ from lenspipe.infer.checkpoint import NOWHERE, Checkpoint
 from lenspipe.infer.config import SamplerConfig
 from lenspipe.infer.diagnostics import Diagnostics, diagnose
 from lenspipe.infer.ensembles import Ensembles
+from lenspipe.infer.objective import LogPosterior
+from lenspipe.infer.shared import SharedEnsembles
+from lenspipe.infer.together import program
 
 Floats = NDArray[np.float64]
+
+SHARES = (0.45, 0.05, 0.5)
+"""Of the steps: differential evolution, its jumps between modes, Crank-Nicolson."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,19 @@ def sample(
     def begin(rng: np.random.Generator, counted: Callable[[Floats], Floats]) -> Floats:
         return _positions(counted, start, covariance, bounds, walkers, rng)
 
-    gaussian = _CrankNicolson(start, covariance)
+    gaussian = CrankNicolson(start, covariance)
 
     def moves() -> list[tuple[Any, float]]:
-        return [(emcee.moves.DEMove(), 0.45), (emcee.moves.DEMove(gamma0=1.0), 0.05), (gaussian, 0.5)]
+        kinds = (emcee.moves.DEMove(), emcee.moves.DEMove(gamma0=1.0), gaussian)
+        return list(zip(kinds, SHARES))
 
     seeds = np.random.SeedSequence(seed).spawn(config.ensembles)
-    ensembles = Ensembles(log_prob, moves, seeds, begin, checkpoint)
+    shared = program.get()
+    ensembles: Ensembles | SharedEnsembles
+    if shared is not None and isinstance(log_prob, LogPosterior):
+        ensembles = SharedEnsembles(shared, log_prob, gaussian, seeds, begin, checkpoint)
+    else:
+        ensembles = Ensembles(log_prob, moves, seeds, begin, checkpoint)
     if config.burn:
         ensembles.advance(config.burn)
         gaussian.learn(ensembles.u(config.burn // 2, config.burn))
@@ -103,7 +115,7 @@ def meets_rule(config: SamplerConfig, kept: int, found: Diagnostics) -> bool:
     return bool(long_enough and found.rhat.max() < config.rhat)
 
 
-class _CrankNicolson(emcee.moves.red_blue.RedBlueMove):
+class CrankNicolson(emcee.moves.red_blue.RedBlueMove):
     """Most of the way to an independent draw from a Gaussian, from what is left of where the walker was.
 
     That leaves the Gaussian as it is, so only the posterior's ratio to it decides whether the step is taken.
@@ -111,12 +123,12 @@ class _CrankNicolson(emcee.moves.red_blue.RedBlueMove):
 
     def __init__(self, mean: Floats, covariance: Floats):
         super().__init__()
-        self.mean, self.root = mean, np.linalg.cholesky(covariance)
+        self.mean, self.root = mean, np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
 
     def learn(self, chains: Floats) -> None:
         """Take the Gaussian from (..., P) draws, those of all ensembles."""
         draws = chains.reshape(-1, chains.shape[-1])
-        self.mean, self.root = draws.mean(0), np.linalg.cholesky(np.cov(draws.T))
+        self.mean, self.root = draws.mean(0), np.asarray(np.linalg.cholesky(np.cov(draws.T)), dtype=np.float64)
 
     def get_proposal(
         self, sample: Floats, complement: list[Floats], random: np.random.RandomState

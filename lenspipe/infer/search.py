@@ -19,7 +19,7 @@ from lenspipe.infer.config import SET, FitConfig
 from lenspipe.infer.light import HeldLight, fit_gaussians
 from lenspipe.infer.likelihood import Likelihood
 from lenspipe.infer.objective import Objective
-from lenspipe.infer.optimise import Optima, levenberg_marquardt
+from lenspipe.infer.optimise import Optima
 from lenspipe.infer.prepare import Prepared, with_light_error, with_noise_of
 from lenspipe.infer.priors import Priors, normal
 from lenspipe.infer.subpixels import refined
@@ -259,15 +259,14 @@ def _climb(objective: Objective, prepared: Prepared, light: dict[str, float], co
     if cost.min() > 1e11:
         raise CandidateError(Reason.NO_FINITE_START, f"none of {len(points)} starts has a finite likelihood.")
     begin = starts.choose(points, cost, points[:, scene.index("theta_E")], config.search.starts)
-    coarse = levenberg_marquardt(objective, begin, priors.lower, priors.upper, iterations=12)
+    coarse = objective.climb(begin, iterations=12)
     few = distinct(coarse.u, coarse.cost, config.search.finalists)
     return _polished(objective, Optima(coarse.u[few], coarse.cost[few]), iterations=40)
 
 
 def _polished(objective: Objective, optima: Optima, iterations: int = 20) -> Optima:
     """`optima` climbed further, the distinct ones, best first."""
-    priors = objective.priors
-    fine = levenberg_marquardt(objective, optima.u, priors.lower, priors.upper, iterations=iterations)
+    fine = objective.climb(optima.u, iterations=iterations)
     order = distinct(fine.u, fine.cost, len(fine.u))
     return Optima(fine.u[order], fine.cost[order])
 

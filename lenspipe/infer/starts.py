@@ -18,7 +18,6 @@ from lenspipe.infer.config import SearchConfig
 from lenspipe.infer.light import bright_residual
 from lenspipe.infer.likelihood import Likelihood
 from lenspipe.infer.objective import Objective
-from lenspipe.infer.optimise import levenberg_marquardt
 from lenspipe.infer.prepare import Prepared
 from lenspipe.infer.priors import Priors
 from lenspipe.lensing.light import half_light
@@ -51,7 +50,7 @@ def lens_light(prepared: Prepared, scene: Scene, priors: Priors) -> tuple[Floats
     for _ in range(3):
         mask = imaging.mask if arc is None else imaging.mask & ~arc
         likelihood = Likelihood(replace(imaging, mask=mask), scene)
-        u = levenberg_marquardt(Objective(likelihood, priors), u, priors.lower, priors.upper, 20).u
+        u = Objective(likelihood, priors).climb(u).u
         if prepared.source is not None:
             break
         vector = priors.physical(u)[0]

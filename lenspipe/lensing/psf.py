@@ -98,8 +98,12 @@ class GaussianBlur:
 
     def each(self, images: Tensor) -> Tensor:
         """(..., B, H, W) -> the same, the image of each band by that band's Gaussian."""
-        columns = self.columns.view(self.width, self.bands, self.width).transpose(0, 1)
-        return torch.matmul(self.rows, torch.matmul(images, columns))
+        return torch.matmul(self.rows, torch.matmul(images, self.column_operators))
+
+    @property
+    def column_operators(self) -> Tensor:
+        """(B, W, W), to be multiplied from the right."""
+        return self.columns.view(self.width, self.bands, self.width).transpose(0, 1)
 
 
 class KernelBlur:

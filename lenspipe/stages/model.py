@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import platform
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -20,6 +22,7 @@ from lenspipe.stage import Inputs, Outputs, Own, Resources, Stage, for_each, see
 from lenspipe.types import Cutout, Masks
 
 if TYPE_CHECKING:
+    from lenspipe.infer.fit import Fit
     from lenspipe.io.checkpoint import FileCheckpoint
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,17 @@ class ModelConfig(FitConfig):
     """Options of the fit, and what is drawn of it."""
 
     figures: bool = Field(default=True, description="draw model, corner, trace and sheet")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="of the fits' tensor programs; auto: a GPU where one is seen"
+    )
+    together: int | None = Field(
+        default=None,
+        ge=1,
+        description="candidates of a task that are fitted as one tensor program; null: all on a GPU, else one by one",
+    )
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="for such a program's temporaries; null: 4 on a GPU, a cache's worth on a CPU"
+    )
     candidates: Path | None = Field(
         default=None, description="YAML file: id -> priors, options, redshifts and masks of that candidate alone"
     )
@@ -46,7 +60,8 @@ def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     overrides = read(config.candidates, config) if config.candidates else {}
     checkpoints = []
 
-    def work(key: str) -> None:
+    def prepare(key: str) -> Callable[[], Callable[[], Any]]:
+        """What fits candidate `key` and returns what writes it down."""
         cutout, masks, columns = read_bundle(inputs[BUNDLE.name][key])
         truth = {n.removeprefix("true_"): float(v) for n, v in columns.items() if n.startswith("true_")}
         options, redshifts = config, None
@@ -56,12 +71,24 @@ def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
         folder, own_seed = outputs[MODEL.name][key], seed_for(seed, key)
         checkpoint = checkpoint_of(folder.with_name(key), cutout, masks, options, own_seed)
         checkpoints.append(checkpoint)
-        try:
-            fit_to_folder(cutout, masks, options, own_seed, folder, checkpoint, redshifts, truth)
-        except LenspipeError as error:
-            raise LenspipeError(f"{config.candidates}: {key}: {error}" if own else str(error)) from None
 
-    failed = for_each(inputs[BUNDLE.name], work)
+        def work() -> Callable[[], Any]:
+            try:
+                found = fitted(cutout, masks, options, own_seed, checkpoint, redshifts)
+            except LenspipeError as error:
+                raise LenspipeError(f"{config.candidates}: {key}: {error}" if own else str(error)) from None
+            return lambda: to_folder(found, cutout, masks, options, own_seed, folder, truth)
+
+        return work
+
+    keys = list(inputs[BUNDLE.name])
+    device, together = _device(config), config.together
+    if together is None:
+        together = 1 if device == "cpu" else len(keys)
+    if together > 1:
+        failed = _together(keys, prepare, device, min(together, len(keys)), config.memory_gb)
+    else:
+        failed = for_each(inputs[BUNDLE.name], lambda key: prepare(key)()())
     # Not before: the first of a batch whose process dies over the last has to be taken up again too.
     for checkpoint in checkpoints:
         checkpoint.remove()
@@ -80,28 +107,78 @@ def checkpoint_of(final: Path, cutout: Cutout, masks: Masks | None, config: Mode
     return FileCheckpoint(final.with_name(f".{final.name}.checkpoint.npz"), identity, EVERY)
 
 
-def fit_to_folder(
+def _device(config: ModelConfig) -> str:
+    """Where the tensor programs run."""
+    if config.device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if config.device == "cuda":
+        log.warning("model.device: cuda: no GPU is seen here (lenspipe doctor says what is): on with the CPU")
+    return "cpu"
+
+
+def _together(
+    keys: list[str],
+    prepare: Callable[[str], Callable[[], Callable[[], Any]]],
+    device: str,
+    count: int,
+    memory_gb: float | None,
+) -> dict[str, dict[str, str]]:
+    """`count` candidates at a time; what has been fitted is written down while others are. Returns as `for_each`."""
+    from lenspipe.infer.batch.broker import Broker
+
+    broker = Broker(device, memory_gb and memory_gb * 1e9)
+    answers = broker.run([partial(_prepared, prepare, key) for key in keys], count, then=lambda write: write())
+    failed = {}
+    for key, answer in zip(keys, answers):
+        if isinstance(answer, CandidateError):
+            failed[key] = {"reason": str(answer.reason), "detail": answer.detail}
+        elif isinstance(answer, Exception):
+            raise answer
+    return failed
+
+
+def _prepared(prepare: Callable[[str], Callable[[], Any]], key: str) -> Any:
+    return prepare(key)()
+
+
+def fitted(
+    cutout: Cutout,
+    masks: Masks | None,
+    config: ModelConfig,
+    seed: int,
+    checkpoint: FileCheckpoint,
+    redshifts: tuple[float, float] | None = None,
+) -> Fit:
+    """Fit one candidate."""
+    import torch
+
+    from lenspipe.infer.fit import fit
+
+    log.info("%s: fitting", cutout.id)
+    with torch.no_grad():
+        return fit(cutout, masks, config, seed, redshifts, checkpoint)
+
+
+def to_folder(
+    result: Fit,
     cutout: Cutout,
     masks: Masks | None,
     config: ModelConfig,
     seed: int,
     folder: Path,
-    checkpoint: FileCheckpoint,
-    redshifts: tuple[float, float] | None = None,
     truth: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Fit one candidate and write everything there is about it into `folder`. Returns the content of ``fit.json``."""
+    """Write everything there is about one fitted candidate into `folder`. Returns the content of ``fit.json``."""
     import numpy as np
-    import torch
 
-    from lenspipe.infer.fit import fit
     from lenspipe.infer.summary import summarise
     from lenspipe.io.model_fits import write_model_fits
     from lenspipe.io.posterior import write_posterior
 
-    log.info("%s: fitting", cutout.id)
-    with torch.no_grad():
-        result = fit(cutout, masks, config, seed, redshifts, checkpoint)
     versions = _versions()
     summary = summarise(result, cutout, masks.origin if masks else "none", seed, versions)
     log.info("%s: %s in %.1f s", cutout.id, summary["status"], result.seconds)

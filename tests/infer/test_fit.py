@@ -8,8 +8,9 @@ import torch
 
 from lenspipe.errors import CandidateError, Reason
 from lenspipe.infer.config import FitConfig
-from lenspipe.infer.fit import _log_posterior, fit
+from lenspipe.infer.fit import fit
 from lenspipe.infer.likelihood import Likelihood
+from lenspipe.infer.objective import LogPosterior
 from lenspipe.infer.prepare import prepare
 from lenspipe.lensing.light import sersic_flux
 from lenspipe.types import CLASSES, Masks
@@ -58,7 +59,7 @@ def test_amplitudes_are_integrated_over_flat_in_flux(fitted):
     layers = (likelihood.response(vectors) / flux[:, :, None, None, None]).flatten(-2)
     normal = torch.einsum("klbd,bd,kmbd->kblm", layers, likelihood.weight.flatten(-2), layers)
     expected = maximum.parts(vectors)[0] - 0.5 * torch.logdet(normal).sum(-1)
-    value = _log_posterior(likelihood, found.priors)(u) - found.priors.log_prior(u)
+    value = LogPosterior(likelihood, found.priors)(u) - found.priors.log_prior(u)
     np.testing.assert_allclose(value - value[0], expected - expected[0], atol=1e-6)
 
 
