@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lenspipe.io.posterior import read_posterior
+from lenspipe.io.shards import read_bundle, write_bundle
+from tests.infer.mock import TRUTH
 from tests.stages.fitting import bundles, fit
 
 
@@ -83,3 +87,20 @@ def test_a_checkpoint_of_other_options_is_passed_over(one, tmp_path, caplog):
         fit(inputs, tmp_path, {"sampler": {"burn": 10, "min_steps": 20, "max_steps": 20}})
     assert "another configuration" in caplog.text
     assert chains(tmp_path / "a").shape[1] == 20 * 40
+
+
+def test_candidates_of_a_task_are_fitted_together(tmp_path, caplog):
+    short = {"together": 2, "device": "cuda", "sampler": {"burn": 20, "min_steps": 40, "max_steps": 40}}
+    inputs = bundles(tmp_path, "a", "b")
+    broken = tmp_path / "c.h5"
+    inputs["c"] = broken
+    cutout, masks, _ = read_bundle(inputs["a"])
+    empty = replace(masks, probability=np.eye(4, dtype=np.float32)[3][:, None, None] + 0 * masks.probability)
+    write_bundle(broken, replace(cutout, id="c"), empty)
+    failed = fit(inputs, tmp_path / "out", short)["failed"]
+    assert list(failed) == ["c"] and failed["c"]["reason"] == "no_lens_found"
+    for name in "ab":
+        summary = json.loads((tmp_path / "out" / name / "fit.json").read_text())
+        assert abs(summary["parameters"]["theta_E"]["median"] - TRUTH["theta_E"]) < 0.15
+    if not torch.cuda.is_available():
+        assert "no GPU is seen here" in caplog.text
