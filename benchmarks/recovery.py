@@ -2,7 +2,8 @@
 
 Every draw is fitted: nothing is selected, neither by the truth nor by the data, so simulation-based calibration
 (Talts et al. 2018, arXiv:1804.06788) holds as it stands. The priors are `PRIORS`, the fit's and the draws' alike, and
-unlensed fluxes flat from 0 to `BRIGHTEST`, as the fit integrates over them, there without the upper end.
+unlensed fluxes flat from 0 to `BRIGHTEST`; the fit integrates over them without the upper end, so its draws are
+weighted by the share of their fluxes that is below it.
 What is not fitted may vary freely: the number of exposures, and so S/N, the seeing of each band.
 
 Three 45x45 bands of the DES-like survey that `lenspipe.sim` renders, photon noise of lens, source and sky drawn for
@@ -22,7 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from scipy.stats import beta, chi2, truncnorm
 from threadpoolctl import threadpool_limits
 
@@ -88,8 +90,8 @@ VARIANTS = {
     "slope": "mass profile of slope 2.2, fitted by an SIE",
 }
 SLOPE = 2.2
-RANKED = 99
-"""Independent draws of a posterior among which the truth is ranked."""
+RANKED, WEIGHED = 99, 1600
+"""Draws of a posterior among which the truth is ranked, taken from so many that are all but independent."""
 WRONG_SIGMA, WRONG_SHARE = 3.0, 0.1
 """A theta_E off by more than both is wrong."""
 
@@ -226,13 +228,18 @@ def describe(found: Fit, truth: Floats, rng: np.random.Generator) -> dict[str, A
     """Verdict, and of each parameter median, sigma, the posterior's share below the truth and the truth's rank."""
     chains = found.chains.u
     C, T, K, P = chains.shape
-    flat = found.priors.physical(chains.reshape(-1, P))
-    # One draw of each of as many walkers: they are all but independent.
-    walkers = rng.permutation(C * K)[:RANKED]
-    few = found.priors.physical(chains[walkers // K, rng.integers(T, size=RANKED), walkers % K])
+    draws = found.priors.physical(chains[:, :: -(-C * T * K // WEIGHED)].reshape(-1, P))
+    weights = below_the_brightest(found, draws)
+    few = draws[rng.choice(len(draws), RANKED, replace=False, p=weights)]
     quality = found.chains.diagnostics
+    mean = weights @ draws
+    sigma = np.sqrt(weights @ (draws - mean) ** 2)
     values = zip(
-        np.median(flat, 0), flat.std(0), found.posterior.best, (flat < truth).mean(0), (few < truth).sum(0).tolist()
+        (quantile(draws[:, i], weights, 0.5) for i in range(P)),
+        sigma,
+        found.posterior.best,
+        weights @ (draws < truth),
+        (few < truth).sum(0).tolist(),
     )
     return {
         "status": found.verdict.status,
@@ -241,6 +248,7 @@ def describe(found: Fit, truth: Floats, rng: np.random.Generator) -> dict[str, A
             name: {"median": float(m), "sigma": float(s), "best": float(b), "below": float(q), "rank": r}
             for name, (m, s, b, q, r) in zip(SCENE.names, values)
         },
+        "weights_worth": float(1 / (weights**2).sum() / len(weights)),
         "ess_min": float(quality.ess.min()),
         "rhat_max": float(quality.rhat.max()),
         "tau_max": float(quality.tau.max()),
@@ -249,6 +257,33 @@ def describe(found: Fit, truth: Floats, rng: np.random.Generator) -> dict[str, A
         "log_likelihood": found.log_likelihood,
         "reduced_chi2": found.reduced_chi2,
     }
+
+
+def below_the_brightest(found: Fit, draws: Floats) -> Floats:
+    """(n,) weights of (n, P) `draws`, sum 1: the share of each one's fluxes that is not above `BRIGHTEST`.
+
+    The fit integrates over fluxes without an upper end, and the truths have one. Of a source near it the fit alone
+    would think too often that it is brighter, less magnified, and its lens smaller.
+    """
+    imaging = replace(found.prepared.imaging, sigma=found.images.sigma, background_rms=None, exposure_time=None)
+    likelihood = Likelihood(imaging, SCENE, supersampling=CONFIG.data.supersampling, engine="torch")
+    log_weights = []
+    for part in torch.as_tensor(draws).split(64):
+        solved = likelihood.solve(part, non_negative=True)
+        unit = SCENE.unit_fluxes(part, len(BRIGHTEST[0])) * likelihood.unit / likelihood.pixel_area
+        flux = (solved.amplitudes * unit).numpy()
+        covariance = torch.linalg.inv(solved.normal.double()).diagonal(dim1=-2, dim2=-1)
+        sigma = (covariance.sqrt() * unit).numpy()
+        none, most = -flux / sigma, (BRIGHTEST.T - flux) / sigma
+        log_weights.append(np.log((ndtr(most) - ndtr(none)).clip(1e-300) / ndtr(-none)).sum((1, 2)))
+    weights = np.exp(np.concatenate(log_weights) - np.max(np.concatenate(log_weights)))
+    return np.asarray(weights / weights.sum())
+
+
+def quantile(values: Floats, weights: Floats, share: float) -> float:
+    """The value below which `share` of the weights lie."""
+    order = np.argsort(values)
+    return float(values[order][np.searchsorted(np.cumsum(weights[order]), share).clip(max=len(order) - 1)])
 
 
 def is_wrong(line: dict[str, Any]) -> bool:
