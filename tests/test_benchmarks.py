@@ -107,4 +107,5 @@ def test_a_drawn_lens_is_what_the_fit_models(recovery):
     recovery.SLOPE, old = 2.0, recovery.SLOPE
     same = recovery.draw(np.random.default_rng(5), "slope")
     recovery.SLOPE = old
-    np.testing.assert_allclose(same.layers[0], truth.layers[0], rtol=1e-3, atol=1e-4)
+    # Averaged over fewer subpixels, yet to a tenth of the noise.
+    np.testing.assert_allclose(same.layers[0], truth.layers[0], rtol=0, atol=0.1 * truth.rms.min())
