@@ -13,6 +13,7 @@ from lenspipe.errors import LenspipeError
 from lenspipe.io.atomic import write_json
 from lenspipe.products import FAILURES, Product
 from lenspipe.ranks import Ranks, opened
+from lenspipe.run.driver import UNFINISHED
 from lenspipe.run.execute import execute, limit_threads
 from lenspipe.run.fingerprint import Fingerprints
 from lenspipe.run.graph import needs, reads
@@ -82,6 +83,9 @@ def report(result: dict[str, Any]) -> int:
     """Say what went wrong in a task, one line each, and return the exit code."""
     if mistake := result.get("mistake"):
         raise LenspipeError(mistake)
+    if stopped := result.get("stopped"):
+        print(f"{stopped}: run it again", file=sys.stderr)
+        return UNFINISHED
     if died := result.get("died"):
         print(f"{died['reason']}: {died['detail']}", file=sys.stderr)
         return 1

@@ -107,3 +107,11 @@ class CandidateError(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class Interrupted(Exception):
+    """A task was asked to end and has kept what it had; started again, it goes on from there."""
+
+
+class RanksLost(Exception):
+    """Processes that did a task together are not all there any more; one sentence."""

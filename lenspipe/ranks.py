@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol
 
-from lenspipe.errors import LenspipeError
+from lenspipe.errors import Interrupted, LenspipeError, RanksLost
 
 Talk = Literal["", "mpi", "torch"]
 """How the ranks of a stage talk: not at all (it is the work of one process), by MPI, or by torch.distributed."""
@@ -30,6 +30,8 @@ _LAUNCHERS = {
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 }
 """Launcher -> variables with rank and size, the innermost first: mpirun may itself use srun."""
+_KNOWN: dict[str, type[Exception]] = {"mistake": LenspipeError, "interrupted": Interrupted}
+"""Errors that come back from other ranks as what they were."""
 _PATIENCE = timedelta(hours=12)
 """For a rank that is there but silent; one that is gone is noticed at once."""
 
@@ -72,10 +74,8 @@ class Ranks:
         self.transport.broadcast((function.__module__, function.__qualname__, arguments, talking))
         results = self.transport.gather(self._call(function, arguments, talking))
         for rank, (error, text) in enumerate(results):
-            if error == "mistake":
-                raise LenspipeError(text)
             if error:
-                raise RuntimeError(f"rank {rank}: {text}")
+                raise _KNOWN[error](text) if error in _KNOWN else RuntimeError(f"rank {rank}: {text}")
         return [result for _, result in results]
 
     def serve(self) -> None:
@@ -90,15 +90,20 @@ class Ranks:
         try:
             return "", function(self, *arguments)
         except Exception as error:
-            if talking and self.rank:
+            for kind, known in _KNOWN.items():
+                if isinstance(error, known) and not (talking and known is LenspipeError):
+                    return kind, str(error)
+            if not talking:
+                return "error", traceback.format_exc()
+            if self.rank:
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(1)
-            if talking:
-                assert self.transport is not None
-                self.transport.broken = True
+            assert self.transport is not None
+            self.transport.broken = True
+            if isinstance(error, LenspipeError):
                 raise
-            return ("mistake", str(error)) if isinstance(error, LenspipeError) else ("error", traceback.format_exc())
+            raise RanksLost(f"the {self.size} ranks lost each other: {type(error).__name__}: {error}") from error
 
 
 _current = Ranks()

@@ -108,6 +108,8 @@ class Task:
     inputs, outputs : product name -> path, or -> {key: path}; an output family made by a stage that runs once is
         given by its template, ``shards/{key}.h5``.
     seed : of the stage instance; `seed_for` derives each key's own.
+    cpus : cores, of each rank where there are several.
+    ranks : processes that do it together.
     attempt : 1, or more where a process died over these keys before.
     """
 
@@ -119,6 +121,7 @@ class Task:
     outputs: dict[str, Any]
     seed: int
     cpus: int = 1
+    ranks: int = 1
     minutes: float = 30.0
     attempt: int = 1
 

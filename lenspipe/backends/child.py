@@ -22,6 +22,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
+from lenspipe.backends.team import died, perform_together
 from lenspipe.errors import Reason
 from lenspipe.run.execute import THREAD_VARIABLES, execute
 from lenspipe.run.folder import log_path
@@ -115,6 +116,8 @@ def _work(task_json: dict[str, Any], root: str, registry: str) -> dict[str, Any]
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     faulthandler.enable(file=2)
+    if task.ranks > 1:
+        return perform_together(task, Path(root), registry)
     return execute(task, import_module(registry).get(task.stage), Path(root))
 
 
@@ -129,11 +132,6 @@ def _die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def died(reason: Reason, detail: str) -> dict[str, Any]:
-    """The outcome of a task whose process did not live to write receipts."""
-    return {"receipts": [], "died": {"reason": reason.value, "detail": detail}}
 
 
 def _end_of(exitcode: int) -> str:

@@ -1,6 +1,7 @@
 """What must not outlive the driver.
 
-``python -m lenspipe.backends.guard COMMAND ...`` runs a helper that ends with it.
+``python -m lenspipe.backends.guard COMMAND ...`` runs a helper that ends with it; ``--gently`` before the command asks
+it to end (SIGTERM), for one that has processes of its own to end.
 ``python -m lenspipe.backends.guard --jobs SYSTEM NAME`` waits for the end of its standard input, which is that of the
 driver, and then ends the jobs of Slurm or HTCondor that bear this name.
 """
@@ -21,15 +22,17 @@ _ROUNDS = 30
 def main() -> None:
     if sys.argv[1] == "--jobs":
         end_jobs(sys.argv[2], sys.argv[3])
+    elif sys.argv[1] == "--gently":
+        end_with_parent(sys.argv[2:], signal.SIGTERM)
     else:
-        end_with_parent(sys.argv[1:])
+        end_with_parent(sys.argv[1:], signal.SIGKILL)
 
 
-def end_with_parent(command: list[str]) -> None:
+def end_with_parent(command: list[str], by: signal.Signals) -> None:
     """Ask the kernel to end this process with its parent, leave Ctrl-C to the parent, and become the command."""
     parent = os.getppid()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
         if os.getppid() != parent:  # it died before the request
             sys.exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -27,9 +27,10 @@ from parsl.providers import CondorProvider, LocalProvider, SlurmProvider
 from parsl.providers.base import ExecutionProvider
 
 import lenspipe
-from lenspipe.backends.child import died, perform
+from lenspipe.backends.child import perform
 from lenspipe.backends.site import Executor, Site, minutes_of
 from lenspipe.backends.slurm import job_name
+from lenspipe.backends.team import died
 from lenspipe.errors import LenspipeError, Reason
 from lenspipe.run.folder import STATE
 from lenspipe.stage import Task

@@ -153,6 +153,9 @@ class Site(Config):
     memory_gb: PositiveFloat | None = Field(None, description="memory of all tasks at a time (GB); null: not watched")
     gpus: Literal["auto"] | tuple[Line, ...] = Field("auto", description="GPUs of this machine; auto: all there are")
     per_task: dict[str, PositiveInt] = Field({}, description="stage -> keys of one task")
+    ranks: dict[str, PositiveInt] = Field(
+        {}, description="stage -> processes of one task, which has its executor to itself; by srun inside a Slurm job"
+    )
     minutes_factor: PositiveFloat = Field(1.0, description="multiplies every stage's time limit")
     account: Line | None = Field(None, description="project to charge")
     qos: Line | None = None
@@ -187,7 +190,7 @@ class Site(Config):
 
     def capacity(self) -> Capacity:
         pools = tuple(e.pool(label, e.max_blocks * e.nodes_per_block) for label, e in self.workers().items())
-        return Capacity(pools, self.per_task, self.minutes_factor, self.name)
+        return Capacity(pools, self.per_task, self.minutes_factor, self.ranks, self.name)
 
     def is_on_scratch(self, folder: Path) -> bool:
         """False if `folder` lies elsewhere than the site's runs belong."""
@@ -244,9 +247,10 @@ def load_site(text: str, stages: Sequence[str], sets: Sequence[str] = ()) -> Sit
         keys, value = split_set(override)
         put(data, keys, value, override)
     site = parse(Site, data, str(path))
-    for name in site.per_task:
-        if name not in stages:
-            raise LenspipeError(f"{path}: per_task: there is no stage {name!r}{nearest(name, list(stages))}")
+    for option in ("per_task", "ranks"):
+        for name in getattr(site, option):
+            if name not in stages:
+                raise LenspipeError(f"{path}: {option}: there is no stage {name!r}{nearest(name, list(stages))}")
     return site
 
 

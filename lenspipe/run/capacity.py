@@ -37,9 +37,13 @@ class Pool:
     def cpus(self, needed: Resources) -> int:
         return min(needed.cpus, self.cores)
 
-    def takes(self, cpus: int) -> int:
-        """Slots of a task with `cpus` cores."""
-        return -(-cpus // self.cores_per_slot)
+    def cpus_of_rank(self, needed: Resources, ranks: int) -> int:
+        """Cores of each of `ranks` processes that share all slots."""
+        return max(1, min(needed.cpus, self.slots * self.cores_per_slot // ranks))
+
+    def takes(self, cpus: int, ranks: int = 1) -> int:
+        """Slots of a task with `cpus` cores; where several processes share it, all there are."""
+        return -(-cpus // self.cores_per_slot) if ranks == 1 else self.slots
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class Capacity:
     ----------
     per_task : stage -> keys of one task, in place of the stage's own figure.
     minutes_factor : multiplies every time limit.
+    ranks : stage -> processes of one task; such a task has its pool to itself.
     site : its name, for messages.
     """
 
     pools: Sequence[Pool]
     per_task: Mapping[str, int] = field(default_factory=dict)
     minutes_factor: float = 1.0
+    ranks: Mapping[str, int] = field(default_factory=dict)
     site: str = "local"
 
     def place(self, name: str, needed: Resources) -> Pool:

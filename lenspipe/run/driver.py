@@ -189,9 +189,10 @@ class Driver:
             pool, needed = self.pools[node.name], node.stage.resources
             if pool.label in full or not (node.due or node.singles) or node.name in self.held_back:
                 continue
-            cpus = pool.cpus(needed)
+            ranks = self.capacity.ranks.get(node.stage.name, 1)
+            cpus = pool.cpus(needed) if ranks == 1 else pool.cpus_of_rank(needed, ranks)
             there = [(n, task) for n, task in self.busy.values() if self.pools[n.name] is pool]
-            slots = sum(pool.takes(task.cpus) for _, task in there) + pool.takes(cpus)
+            slots = sum(pool.takes(task.cpus, task.ranks) for _, task in there) + pool.takes(cpus, ranks)
             memory = sum(n.stage.resources.memory_gb for n, _ in there) + needed.memory_gb
             if slots > pool.slots or (pool.memory_gb is not None and there and memory > pool.memory_gb):
                 full.add(pool.label)
@@ -219,6 +220,8 @@ class Driver:
             if mistake not in self.mistakes:  # other tasks of the stage under way find the same
                 self.mistakes.append(mistake)
             self._block(node, mistake)
+        elif "stopped" in result:  # it was asked to end, and goes on where it was
+            node.due.extendleft(reversed(task.keys))
         elif died := result.get("died"):
             sweep(task, node.stage, self.root)
             self._died(node, task, died["reason"], died["detail"])
@@ -464,6 +467,7 @@ class Driver:
             outputs=outputs,
             seed=instance.seed,
             cpus=cpus,
+            ranks=self.capacity.ranks.get(node.stage.name, 1),
             minutes=node.stage.resources.minutes * self.capacity.minutes_factor,
             attempt=1 + max(node.died.get(key, 0) for key in keys),
         )

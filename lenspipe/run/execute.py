@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lenspipe.config import parse
-from lenspipe.errors import CandidateError, LenspipeError, Reason
+from lenspipe.errors import CandidateError, Interrupted, LenspipeError, RanksLost, Reason
 from lenspipe.io.atomic import commit, discard, temporary
 from lenspipe.products import Product
 from lenspipe.run.fingerprint import Fingerprints
@@ -37,7 +37,8 @@ def execute(task: Task, stage: Stage, root: Path) -> dict[str, Any]:
     -------
     dict of plain JSON: ``receipts``, a list of what the ledger keeps, one per key that has come to an end; ``died``
     ``{reason, detail}`` where a batch broke as a whole and its keys want to be tried singly; ``mistake``, a sentence,
-    where the user has to mend something first. No exception comes out but `KeyboardInterrupt`.
+    where the user has to mend something first; ``stopped``, a sentence, where the stage was asked to end and has kept
+    what it had. No exception comes out but `KeyboardInterrupt`.
     """
     limit_threads(task.cpus)
     log = log_path(root, task)
@@ -60,6 +61,11 @@ def _outcome(work: _Work) -> dict[str, Any]:
         return {"receipts": [], "mistake": str(error)}
     except CandidateError as error:
         return {"receipts": work.fail_all(error.reason, error.detail)}
+    except Interrupted as error:
+        return {"receipts": [], "stopped": str(error)}
+    except RanksLost as error:
+        logger.exception("%s failed", work.stage.name)
+        return {"receipts": [], "died": {"reason": Reason.TASK_CRASHED.value, "detail": str(error)}}
     except (Exception, SystemExit) as error:
         logger.exception("%s failed", work.stage.name)
         first = str(error).strip().split("\n")[0]

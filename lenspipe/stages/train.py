@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
 import shutil
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,10 +18,13 @@ from lenspipe.errors import LenspipeError
 from lenspipe.nets.config import UNetConfig
 from lenspipe.products import LAYERS, SHARD, WEIGHTS
 from lenspipe.stage import Inputs, Outputs, Resources, Stage
+from lenspipe.types import CLASSES
 
 if TYPE_CHECKING:
     from lenspipe.io.weights import Card
+    from lenspipe.ranks import Ranks
     from lenspipe.train.data import Objects
+    from lenspipe.train.engine import Trained
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = ".train-checkpoints"
@@ -36,7 +39,7 @@ class TrainConfig(Config):
     net: UNetConfig = Field(UNetConfig(), description="the network")
     max_epochs: int = Field(30, ge=1, description="passes over the training set")
     max_minutes: float = Field(60.0, gt=0, description="minutes of training; the learning rate has fallen to 0 by then")
-    batch_size: int = Field(16, ge=1, description="cutouts in a step")
+    batch_size: int = Field(16, ge=1, description="cutouts in a step, all ranks together")
     learning_rate: float = Field(5e-3, gt=0, description="at its highest")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
     redraw_noise: bool = Field(True, description="new noise in each epoch, where noiseless layers are at hand")
@@ -45,51 +48,54 @@ class TrainConfig(Config):
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         "auto", description="of the arithmetic; auto: bfloat16 where the processor computes in it"
     )
+    checkpoint_minutes: float = Field(5.0, gt=0, description="between checkpoints in the midst of an epoch")
+    readers: int = Field(0, ge=0, description="processes of each rank that read ahead; a fast GPU wants some")
+    tensorboard: bool = Field(False, description="write TensorBoard's files too, beside the checkpoints while it runs")
 
 
 def run(config: TrainConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
-    import torch
-
     from lenspipe.io import weights
-    from lenspipe.nets.unet import UNet
+    from lenspipe.ranks import current
     from lenspipe.train.curves import plot
-    from lenspipe.train.data import CutoutData
-    from lenspipe.train.loop import Segmentation, fit, seed_everything
+    from lenspipe.train.data import PARTS
+    from lenspipe.train.engine import write_csv
 
-    objects, bands, pixel_scale, data_hash = _read(inputs, config.redraw_noise)
-    data = CutoutData(objects, config.batch_size, config.validation, config.test)
-    counts = {name: len(rows) for name, rows in data.rows.items()}
+    ranks = current()
+    if config.batch_size < ranks.size:
+        raise LenspipeError(f"train: {ranks.size} ranks cannot share batches of {config.batch_size} objects.")
+    objects, facts = _survey(config, inputs)
+    counts = {part: len(objects.of(part)) for part in PARTS}
     if not counts["train"] or not counts["validation"]:
         raise LenspipeError(
-            f"train: {len(objects.ids)} labelled objects are too few (training and validation: {counts})."
+            f"train: {sum(counts.values())} labelled objects are too few (training and validation: {counts})."
         )
-    log.info("objects: %s; threads: %d", counts, torch.get_num_threads())
+    log.info("objects: %s; ranks: %d, threads of each: %d", counts, ranks.size, ranks.cpus)
 
     output: Path = outputs[WEIGHTS.name]
     checkpoints = output.parent / CHECKPOINTS
-    same_training = hashlib.sha256(json.dumps([config.model_dump(mode="json"), data_hash, seed]).encode()).hexdigest()
-    seed_everything(seed)
-    module = Segmentation(
-        UNet(config.net, len(bands)), config.learning_rate, config.weight_decay, config.max_epochs, config.max_minutes
-    )
-    result = fit(module, data, checkpoints / same_training[:16], config.precision)
+    shaping = config.model_dump(mode="json", exclude={"tensorboard", "readers", "checkpoint_minutes"})
+    same_training = hashlib.sha256(json.dumps([shaping, facts.data_hash, seed]).encode()).hexdigest()
+    folder = checkpoints / same_training[:16]
+    result, *_ = ranks.together(_train, config, objects, len(facts.bands), folder, seed, talking=True)
 
     output.mkdir()
     card = weights.Card(
         name=config.name,
-        architecture=UNet.__name__,
+        architecture="UNet",
         options=config.net.model_dump(mode="json"),
         survey=config.survey,
-        bands=bands,
-        pixel_scale=pixel_scale,
-        classes=result.classes,
+        bands=facts.bands,
+        pixel_scale=facts.pixel_scale,
+        classes=CLASSES,
         normalisation="inside the network: asinh((image - sky) / rms), sky and rms per image and band, taken robustly",
         training={
-            "data_hash": data_hash,
+            "data_hash": facts.data_hash,
             **{f"n_{part}": n for part, n in counts.items()},
-            "noise_redrawn": objects.clean is not None,
+            "noise_redrawn": objects.layers is not None,
             "epochs": len(result.history),
             "minutes": round(result.minutes, 2),
+            "ranks": ranks.size,
+            "input_wait": round(result.input_wait, 4),
             "seed": seed,
             "options": config.model_dump(mode="json", exclude={"net"}),
         },
@@ -98,54 +104,124 @@ def run(config: TrainConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     )
     weights.save(output, result.weights, card)
     (output / "MODEL_CARD.md").write_text(_words(card), encoding="utf-8")
-    with (output / "metrics.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(result.history[0]))
-        writer.writeheader()
-        writer.writerows(result.history)
+    write_csv(output / "metrics.csv", result.history)
+    write_csv(output / "losses.csv", [{"step": n, "loss": loss} for n, loss in enumerate(result.losses, 1)])
     plot(result.history, output / "curves.png")
+    if (folder / "tensorboard").exists():
+        shutil.move(folder / "tensorboard", output / "tensorboard")
     shutil.rmtree(checkpoints, ignore_errors=True)
     return {"figures": {**card.metrics, "epochs": len(result.history), "minutes": round(result.minutes, 2), **counts}}
 
 
-def _read(inputs: Inputs, redraw_noise: bool) -> tuple[Objects, tuple[str, ...], float, str]:
-    """All labelled objects of the shards, their bands, arcsec per pixel, and a hash of all that was read."""
+def _train(
+    ranks: Ranks, config: TrainConfig, objects: Objects, n_bands: int, folder: Path, seed: int
+) -> Trained | None:
+    """One rank's part; the first one's return value counts."""
+    import torch
+
+    from lenspipe.nets.unet import UNet
+    from lenspipe.train.data import Batches
+    from lenspipe.train.engine import Options, fit
+    from lenspipe.train.problem import Segmentation
+
+    torch.manual_seed(seed % 2**63)
+    torch.set_num_threads(ranks.cpus)
+    problem = Segmentation(UNet(config.net, n_bands))
+    options = Options(
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_epochs=config.max_epochs,
+        max_minutes=config.max_minutes,
+        seed=seed,
+        precision=config.precision,
+        checkpoint_minutes=config.checkpoint_minutes,
+        tensorboard=config.tensorboard,
+    )
+    data = Batches(objects, config.batch_size, seed, ranks, config.readers)
+    result = fit(problem, data, folder, options, ranks)
+    return None if ranks.rank else result
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What all shards of a training agree in, and a hash of all that is read."""
+
+    bands: tuple[str, ...]
+    pixel_scale: float
+    data_hash: str
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What one shard holds."""
+
+    ids: list[str]
+    kind: tuple[tuple[str, ...], float, tuple[int, ...]]
+    something: bool
+    digest: str
+
+
+def _survey(config: TrainConfig, inputs: Inputs) -> tuple[Objects, _Facts]:
+    """Where all labelled objects lie, which part each belongs to, and what the shards have in common."""
     import h5py
     import numpy as np
 
     from lenspipe.io.atomic import content_hash
-    from lenspipe.io.shards import Shard
-    from lenspipe.train.data import Objects
+    from lenspipe.ranks import current
+    from lenspipe.train.data import PARTS, Layers, Objects, part_of
 
-    ids: list[str] = []
-    images, labels, kinds, hashes = [], [], set(), []
-    for _, path in sorted(inputs[SHARD.name].items()):
+    paths = [path for _, path in sorted(inputs[SHARD.name].items())]
+    found = dict(item for part in current().together(_scan, paths) for item in part)
+    scans = [found[number] for number in range(len(paths))]
+    kinds = {scan.kind for scan in scans}
+    if len(kinds) != 1:
+        raise LenspipeError(f"train: the shards differ in bands, pixel scale or size: {sorted(map(str, kinds))}.")
+    if not any(scan.something for scan in scans):
+        raise LenspipeError(f"train: every label of the {len(paths)} shards is background; there is nothing to learn.")
+    ids = [name for scan in scans for name in scan.ids]
+    bands, pixel_scale, _ = kinds.pop()
+    layers, hashes = None, [scan.digest for scan in scans]
+    if config.redraw_noise and (path := inputs.get(LAYERS.name)):
+        with h5py.File(path, "r") as f:
+            place = {name: row for row, name in enumerate(f["id"].asstr()[:])}
+            if missing := [i for i in ids if i not in place]:
+                raise LenspipeError(f"{path}: has no layers of {missing[0]}, which is among the training objects.")
+            # The band order of the shards may be another one than that of the simulation.
+            order = [list(f.attrs["bands"]).index(band) for band in bands]
+        layers = Layers(path, np.array([place[i] for i in ids]), order)
+        hashes.append(content_hash(path))
+    data_hash = hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
+    objects = Objects(
+        paths,
+        np.repeat(np.arange(len(scans)), [len(scan.ids) for scan in scans]),
+        np.concatenate([np.arange(len(scan.ids)) for scan in scans]),
+        np.array([PARTS.index(part_of(i, config.validation, config.test)) for i in ids], np.int8),
+        layers,
+    )
+    return objects, _Facts(bands, pixel_scale, data_hash)
+
+
+def _scan(ranks: Ranks, paths: list[Path]) -> list[tuple[int, _Scan]]:
+    """(number, what it holds) of this rank's share of the shards; what cannot be trained on is refused."""
+    from lenspipe.io.atomic import content_hash
+    from lenspipe.io.shards import Shard
+
+    found = []
+    for number in range(ranks.rank, len(paths), ranks.size):
+        path = paths[number]
         with Shard(path) as shard:
             label = shard.labels()
             if label is None:
                 raise LenspipeError(f"{path}: holds no labels to train on.")
-            ids += shard.ids
-            images.append(np.where(shard.file["valid"][:], shard.file["image"][:], np.float32(np.nan)))
-            labels.append(label)
-            kinds.add((shard.bands, shard.pixel_scale, label.shape[1:]))
-        hashes.append(content_hash(path))
-    if len(kinds) != 1:
-        raise LenspipeError(f"train: the shards differ in bands, pixel scale or size: {sorted(map(str, kinds))}.")
-    bands, pixel_scale, _ = kinds.pop()
-    noise: dict[str, Any] = {}
-    if redraw_noise and (layers := inputs.get(LAYERS.name)):
-        with h5py.File(layers, "r") as f:
-            place = {name: row for row, name in enumerate(f["id"].asstr()[:])}
-            if missing := [i for i in ids if i not in place]:
-                raise LenspipeError(f"{layers}: has no layers of {missing[0]}, which is among the training objects.")
-            rows = [place[i] for i in ids]
-            # The band order of the shards may be another one than that of the simulation.
-            order = [list(f.attrs["bands"]).index(band) for band in bands]
-            noise["clean"] = sum(f[name][:] for name in ("source", "lens", "others"))[rows][:, order]
-            noise["sky_rms"] = f["sky_rms"][:][rows][:, order].astype(np.float32)
-            noise["gain"] = f["exposure_time"][:][rows][:, order].astype(np.float32)
-        hashes.append(content_hash(layers))
-    data_hash = hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
-    return Objects(ids, np.concatenate(images), np.concatenate(labels), **noise), bands, pixel_scale, data_hash
+            if (label >= len(CLASSES)).any():
+                raise LenspipeError(f"{path}: a label is {label.max()}; the classes are 0 to {len(CLASSES) - 1}.")
+            shape = shard.file["image"].shape
+            if len(label) != len(shard) or shape[0] != len(shard) or label.shape[1:] != shape[2:]:
+                raise LenspipeError(f"{path}: {len(shard)} objects, images {shape} and labels {label.shape}.")
+            kind = (shard.bands, shard.pixel_scale, label.shape[1:])
+            something = bool((label != CLASSES.index("background")).any())
+            found.append((number, _Scan(shard.ids, kind, something, content_hash(path))))
+    return found
 
 
 def _words(card: Card) -> str:
@@ -184,6 +260,8 @@ STAGE = Stage(
     config=TrainConfig,
     run=run,
     headline=("macro_iou",),
+    talk="torch",
+    version=2,
     resources=Resources(cpus=2, gpus=1, memory_gb=4.0, minutes=240.0),
     summary="Train the segmentation network on labelled shards.",
 )

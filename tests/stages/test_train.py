@@ -67,7 +67,7 @@ def trained(inputs, tmp_path_factory):
 
 def test_leaves_weights_with_a_card(trained):
     result, folder = trained
-    names = {"model.safetensors", "card.json", "MODEL_CARD.md", "metrics.csv", "curves.png"}
+    names = {"model.safetensors", "card.json", "MODEL_CARD.md", "metrics.csv", "losses.csv", "curves.png"}
     assert {path.name for path in folder.iterdir()} == names
     assert not (folder.parent / train.CHECKPOINTS).exists()
     card = json.loads((folder / "card.json").read_text())
@@ -105,6 +105,29 @@ def test_shards_without_labels_or_layers_of_other_objects_are_refused(inputs, tm
     strange = {"shard": {"a": tmp_path / "other.h5"}, "layers": inputs["layers"]}
     with pytest.raises(LenspipeError, match="has no layers of OTHER1"):
         train.run(config, strange, {"weights": tmp_path / "weights"}, 0)
+
+
+def test_labels_that_cannot_be_learnt_from_are_refused(tmp_path):
+    config = parse(train.TrainConfig, {"net": NET}, "train")
+    inputs, outputs = {"shard": {"a": tmp_path / "a.h5"}}, {"weights": tmp_path / "weights"}
+    write_shard(tmp_path / "a.h5", ["SIM1", "SIM2"])
+    with h5py.File(tmp_path / "a.h5", "a") as f:
+        f["label"][1, 2, 3] = 9
+    with pytest.raises(LenspipeError, match=r"a\.h5: a label is 9; the classes are 0 to 3"):
+        train.run(config, inputs, outputs, 0)
+    with h5py.File(tmp_path / "a.h5", "a") as f:
+        f["label"][:] = 3
+    with pytest.raises(LenspipeError, match="every label of the 1 shards is background"):
+        train.run(config, inputs, outputs, 0)
+    with h5py.File(tmp_path / "a.h5", "a") as f:
+        del f["label"]
+        f["label"] = np.zeros((1, SIZE, SIZE), np.uint8)
+    with pytest.raises(LenspipeError, match="2 objects, images"):
+        train.run(config, inputs, outputs, 0)
+    content = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "a.h5").write_bytes(content[: len(content) // 2])
+    with pytest.raises(LenspipeError, match=r"a\.h5: not a whole HDF5 file"):
+        train.run(config, inputs, outputs, 0)
 
 
 def test_too_few_objects_are_refused(tmp_path):

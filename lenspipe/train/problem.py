@@ -1,0 +1,94 @@
+"""What the engine trains: a network with a loss that is a function of sums over objects."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenspipe.nets.losses import cross_entropy_dice_of, cross_entropy_dice_sums
+from lenspipe.nets.metrics import PooledIoU
+
+
+class Problem(nn.Module, ABC):
+    """A network and what it is to learn.
+
+    The loss is a function of quantities that add up over objects. Ranks add theirs and then take the loss, so that it
+    is that of the whole batch, however it is shared out.
+
+    Attributes
+    ----------
+    net : its weights are what comes out of training.
+    monitor : the figure of `figures` by which the best epoch is chosen; higher is better.
+    """
+
+    net: nn.Module
+    monitor: str
+
+    @abstractmethod
+    def forward(self, batch: Any) -> Tensor:
+        """(K,) sums over the objects of `batch`."""
+
+    @abstractmethod
+    def loss(self, sums: Tensor) -> Tensor:
+        """The loss, a scalar, of (K,) sums over all objects of a step."""
+
+    @abstractmethod
+    def measure(self, batch: Any) -> Tensor:
+        """What `forward` returns, after taking `batch` into `figures`."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, float]:
+        """Figures of all that was measured since the last call, over all ranks."""
+
+
+class Segmentation(Problem):
+    """Cross-entropy + Dice; chosen by the mean IoU of the classes.
+
+    Parameters
+    ----------
+    net : (N, B, H, W) physical units to (N, C, H, W) logits.
+    """
+
+    monitor = "macro_iou"
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.iou = PooledIoU()
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        image, label = batch
+        return cross_entropy_dice_sums(self.net(image), label)
+
+    def loss(self, sums: Tensor) -> Tensor:
+        return cross_entropy_dice_of(sums)
+
+    def measure(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        image, label = batch
+        logits = self.net(image)
+        self.iou.update(logits.argmax(1), label)
+        return cross_entropy_dice_sums(logits, label)
+
+    def figures(self) -> dict[str, float]:
+        found = {name: float(value) for name, value in self.iou.compute().items()}
+        self.iou.reset()
+        return found
+
+
+class Total(torch.autograd.Function):
+    """The sum over ranks. Every rank takes the same loss of it, and DDP averages gradients over ranks: hence the factor
+    in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, ranks: int) -> Tensor:
+        ctx.ranks = ranks
+        total = sums.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.ranks, None
