@@ -33,6 +33,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/overhead.py --quick
 	$(BIN)/python benchmarks/recovery.py --quick
 	$(BIN)/python benchmarks/convert.py --quick
+	$(BIN)/python benchmarks/ddp.py --quick
 	$(BIN)/python benchmarks/simulate.py --quick
 
 container:

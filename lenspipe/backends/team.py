@@ -60,8 +60,8 @@ def command(talk: Talk, task: Task, environment: Mapping[str, str]) -> list[str]
         nodes = min(task.ranks, int(environment.get("SLURM_JOB_NUM_NODES", "1")))
         # The workers' own steps hold the job's cores and GPUs; this one shares them.
         argv = ["srun", f"--jobid={job}", "--overlap", f"--nodes={nodes}", f"--ntasks={task.ranks}"]
-        argv += [f"--cpus-per-task={task.cpus}", "--kill-on-bad-exit=1", *(["--mpi=pmi2"] if talk == "mpi" else [])]
-        return [*argv, sys.executable]
+        argv += [f"--cpus-per-task={task.cpus}", "--cpu-bind=none", "--gpu-bind=none", "--kill-on-bad-exit=1"]
+        return [*argv, *(["--mpi=pmi2"] if talk == "mpi" else []), sys.executable]
     if talk == "torch":
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={task.ranks}"]
     beside = Path(sys.executable).with_name("mpirun")

@@ -69,7 +69,7 @@ def run(config: TrainConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
         raise LenspipeError(
             f"train: {sum(counts.values())} labelled objects are too few (training and validation: {counts})."
         )
-    log.info("objects: %s; ranks: %d, threads of each: %d", counts, ranks.size, ranks.cpus)
+    log.info("objects: %s; ranks: %d", counts, ranks.size)
 
     output: Path = outputs[WEIGHTS.name]
     checkpoints = output.parent / CHECKPOINTS
@@ -125,7 +125,6 @@ def _train(
     from lenspipe.train.problem import Segmentation
 
     torch.manual_seed(seed % 2**63)
-    torch.set_num_threads(ranks.cpus)
     problem = Segmentation(UNet(config.net, n_bands))
     options = Options(
         learning_rate=config.learning_rate,

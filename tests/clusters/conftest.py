@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ import pytest
 from tests.clusters.condor import CannotInstall, Pool
 from tests.clusters.miniature import Miniature
 from tests.clusters.slurm import PACKAGES, Slurm, installed
+
+
+def pytest_configure():
+    """SIGTERM ends pytest as Ctrl-C does, through its fixtures: no daemon stays behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
