@@ -35,6 +35,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/convert.py --quick
 	$(BIN)/python benchmarks/ddp.py --quick
 	$(BIN)/python benchmarks/simulate.py --quick
+	$(BIN)/python benchmarks/gpu_fit.py --quick
 
 container:
 	BUILDAH_FORMAT=docker $(BUILDER) build --build-arg VARIANT=$(VARIANT) --build-arg VERSION=$(VERSION) \

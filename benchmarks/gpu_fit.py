@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def _wrong(found: Fit, truth: float) -> bool:
     return off > 3 * float(values.std()) and off > 0.1 * truth
 
 
-def evaluation_costs(device: str, memory: float | None) -> list[dict[str, float]]:
+def evaluation_costs(device: str, memory: float | None, batches: Sequence[int]) -> list[dict[str, float]]:
     """Nanoseconds of one float32 evaluation of the first workload, for batches of 64 vectors and more."""
     cutout, _, config = des(0, 1)
     config = config.resolve(seeing(cutout), default_window(cutout, None))
@@ -122,7 +122,7 @@ def evaluation_costs(device: str, memory: float | None) -> list[dict[str, float]
     priors = recovery.DECLARED
     rng = np.random.default_rng(0)
     rows = []
-    for vectors in BATCHES:
+    for vectors in batches:
         candidates = max(1, vectors // WALKERS)
         problems = Problems(
             [likelihood] * candidates,
@@ -180,19 +180,19 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=512, help="lenses in one program")
     parser.add_argument("--memory", type=float, help="GB for a call's temporaries (default: as `model` has it)")
     parser.add_argument("--plot", type=Path, help="PNG of the cost of an evaluation against the batch")
-    parser.add_argument("--quick", action="store_true", help="4 lenses of the first workload, none of the second")
+    parser.add_argument("--quick", action="store_true", help="one lens of the first workload, small batches")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
-    lenses = 4 if options.quick else options.lenses or (2048 if gpu else 16)
+    lenses = 1 if options.quick else options.lenses or (2048 if gpu else 16)
     sharp = 0 if options.quick else options.hst if options.hst is not None else (128 if gpu else 0)
     name = torch.cuda.get_device_name() if gpu else "cpu"
     if not gpu:
         print("no GPU is seen: the CPU runs the same program, and a GPU's figures stay blank")
     with torch.no_grad():
         limits = roofline(device)
-        costs = evaluation_costs(device, options.memory)
+        costs = evaluation_costs(device, options.memory, BATCHES[:4] if options.quick else BATCHES)
     print(f"{name}: copies {limits['copy_gb_s']:.0f} GB/s, {limits['gflop_s']:.0f} GFLOP/s")
     for row in costs:
         print(f"{row['vectors']:>8} vectors {row['ns']:>12.0f} ns an evaluation")
