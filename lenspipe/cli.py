@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from lenspipe import __version__, stages
 from lenspipe.cli_fit import fit_command
@@ -291,8 +291,20 @@ def _stage_command(name: str) -> Any:
         raise typer.Exit(run_stage(stage, out, sets or [], inputs or [], seed))
 
     one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    one.command(name=name, help=_stage_help(stage), short_help=stage.summary)(command)
+    one.command(name=name, cls=_with_switches(stage.config), help=_stage_help(stage), short_help=stage.summary)(command)
     return typer.main.get_command(one)
+
+
+def _with_switches(config: Any) -> type[TyperCommand]:
+    """A command with ``--trust-pickle`` for ``--set trust_pickle=true``, and so for all that is off by default."""
+    switches = {f"--{key.replace('_', '-')}": key for key, info in config.model_fields.items() if info.default is False}
+
+    class WithSwitches(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            said = [f"--set={switches[arg]}=true" if arg in switches else arg for arg in args]
+            return super().parse_args(ctx, said)
+
+    return WithSwitches
 
 
 def _stage_help(stage: Any) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lenspipe.errors import CandidateError, LenspipeError, Reason
 from lenspipe.io import fits
+from lenspipe.io.arrays import Images, is_array, read_array
 from lenspipe.io.candidate import band_note, header_zero_point, read_candidate, sky_facts
 from lenspipe.io.mend import Raw, SigmaMap, cutout
 from lenspipe.io.pictures import Pairs, is_picture, read_mask, read_picture
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 ID_COLUMNS = ("id", "COADD_OBJECT_ID", "Y6_COADD_OBJECT_ID", "OBJECT_ID")
 _PLANES = ("g", "r", "i", "z")
 """Order of the planes of the reference system's files, for those that hold more bands than are wanted."""
-Layout = Literal["auto", "table", "folders", "pictures"]
+Layout = Literal["auto", "table", "folders", "pictures", "arrays"]
 Source = str | list[str] | Mapping[str, str]
 """Files, folders or globs; or one stack of cutouts a band. ``~`` and $VARIABLES are expanded."""
 Place = Path | Mapping[str, str]
@@ -61,6 +62,7 @@ class Reader:
     id_column: str | None = None
     fwhm_unit: Literal["pixel", "arcsec"] | None = None
     pairs: Pairs = field(default_factory=Pairs)
+    trust_pickle: bool = False
 
     def places(self, source: Source) -> list[Place]:
         """What `source` names, in order: folders and files, or one set of stacks by band."""
@@ -72,6 +74,8 @@ class Reader:
         if path.is_dir() or is_picture(path):
             return 1
         try:
+            if is_array(path):
+                return len(self._array(path)[0])
             with fits.opened(path) as (hdus, _):
                 stack = next((hdu for hdu in hdus if fits.is_image(hdu)), None)
                 stacked = isinstance(place, Mapping) or self._is_table(hdus, stack)
@@ -87,6 +91,8 @@ class Reader:
             yield self._folder(place)
         elif is_picture(place):
             yield from self._guarded(place, self._picture(place))
+        elif is_array(place):
+            yield from self._guarded(place, self._array_rows(place, rows))
         else:
             yield from self._guarded(place, self._file(place, rows))
 
@@ -95,8 +101,7 @@ class Reader:
         try:
             yield from entries
         except Exception as error:  # one file never stops the others
-            name = path.stem if is_picture(path) else fits.stem(path)
-            yield _failed(name, str(path), -1, error)
+            yield _failed(_stem(path), str(path), -1, error)
 
     def _folder(self, folder: Path) -> Entry:
         try:
@@ -116,6 +121,16 @@ class Reader:
     def _picture(self, path: Path) -> Iterator[Entry]:
         made = read_picture(path, self.survey, self.sigma_map)
         yield Entry(made.id, str(path), cutout=made, label=read_mask(path, self.pairs, made.shape))
+
+    def _array(self, path: Path) -> tuple[Images, bool]:
+        one_band = len(self.survey.bands) == 1 and self.layout != "folders"
+        return read_array(path, one_band, self.trust_pickle)
+
+    def _array_rows(self, path: Path, rows: Sequence[int]) -> Iterator[Entry]:
+        images, several = self._array(path)
+        bands, planes, notes = self._bands({}, len(images[0]), str(path))
+        names = None if several else [path.stem]
+        yield from self._rows(path, images, planes, bands, {}, None, None, notes, rows, names)
 
     def _is_table(self, hdus: Any, stack: Any) -> bool:
         """Whether the image HDU `stack` of a file holds a cutout in each row."""
@@ -202,7 +217,7 @@ class Reader:
     def _rows(
         self,
         path: Path,
-        images: NDArray[Any],
+        images: Images,
         planes: list[int],
         bands: tuple[str, ...],
         header: Any,
@@ -210,14 +225,16 @@ class Reader:
         labels: NDArray[Any] | None,
         notes: list[str],
         rows: Sequence[int],
+        names: list[str] | None = None,
     ) -> Iterator[Entry]:
-        scale, cd, _, _, more = sky_facts(header, images.shape[2:], self.survey, str(path))
+        scale, cd, _, _, more = sky_facts(header, images[0].shape[1:], self.survey, str(path))
         # The header's place on the sky is that of one tile, not of each cutout.
         columns = _Columns(path, table, bands, len(images), self, scale)
         zero_point = self.survey.per_band("zero_point", bands)
         zero_point[np.isnan(zero_point)] = header_zero_point(header)
+        ids = columns.ids or names
         for row in rows:
-            name = columns.ids[row] if columns.ids is not None else f"{fits.stem(path)}-{row:06d}"
+            name = ids[row] if ids is not None else f"{_stem(path)}-{row:06d}"
             where = f"{path}, row {row}"
             try:
                 raw = Raw(
@@ -366,10 +383,14 @@ def _places(source: str | list[str], layout: Layout) -> Iterator[Path]:
             for item in sorted(path.iterdir()):
                 if item.is_dir():
                     wanted = layout in ("auto", "folders") and not item.name.startswith(".")
-                else:  # pictures beside FITS files are previews of them
-                    wanted = is_picture(item) if layout == "pictures" else fits.is_fits(item)
+                else:  # pictures and arrays beside FITS files only go with them
+                    wanted = {"pictures": is_picture, "arrays": is_array}.get(layout, fits.is_fits)(item)
                 if wanted:
                     yield item
+
+
+def _stem(path: Path) -> str:
+    return path.stem if is_picture(path) or is_array(path) else fits.stem(path)
 
 
 def _expand(text: str) -> str:

@@ -30,10 +30,10 @@ class ConvertConfig(Config):
         description="files, folders or globs; {band: file} for one stack (N, H, W) a band; null: this corridor's "
         "simulations; $VARIABLES are expanded",
     )
-    layout: Literal["auto", "table", "folders", "pictures"] = Field(
+    layout: Literal["auto", "table", "folders", "pictures", "arrays"] = Field(
         "auto",
         description="table: stacks of cutouts with a catalogue; folders: one folder or file a candidate; pictures: "
-        "one PNG file each",
+        "one PNG file each; arrays: .npy files",
     )
     survey: SurveyFacts = SurveyFacts()
     noise_kind: NoiseKind = Field("sigma", description="what noise.fits holds; weight is taken as inverse variance")
@@ -46,6 +46,9 @@ class ConvertConfig(Config):
     )
     mask_classes: dict[int, Class] = Field(
         {0: "background", 255: "source"}, description="grey value of these masks -> class"
+    )
+    trust_pickle: bool = Field(
+        False, description="read .npy files of pickled objects too; only of files whose origin is trusted"
     )
     shard_size: int = Field(256, ge=1, description="objects of the input for one shard, failures among them")
 
@@ -69,7 +72,7 @@ def run(config: ConvertConfig, inputs: Inputs, outputs: Outputs, seed: int) -> d
             raise LenspipeError("convert: source is not stated and this corridor makes no simulations.")
         source = str(inputs["simulations"])
     stated = config.layout, config.noise_kind, config.id_column, config.fwhm_unit, _pairs(config)
-    reader = Reader(config.survey, sigma_map, *stated)
+    reader = Reader(config.survey, sigma_map, *stated, config.trust_pickle)
     pieces = temporary(outputs["shards"])
     pieces.mkdir()
     try:

@@ -11,7 +11,9 @@ from astropy.io import fits as afits
 from astropy.table import Table
 from PIL import Image
 from pyarrow import parquet
+from typer.testing import CliRunner
 
+from lenspipe import cli
 from lenspipe.config import parse
 from lenspipe.errors import LenspipeError
 from lenspipe.io.catalogue import read_ecsv
@@ -327,6 +329,95 @@ def test_pictures_with_masks(tmp_path):
     write_folder(tmp_path / "im/one")
     survey = {"pixel_scale": 1}
     assert list(Done(tmp_path / "again", {"source": str(tmp_path / "im"), "survey": survey}).cutouts) == ["one"]
+
+
+ARRAYS = {"pixel_scale": 0.05, "psf_fwhm": 0.1}
+
+
+def objects(*items):
+    made = np.empty(len(items), dtype=object)
+    made[:] = items
+    return made
+
+
+def save(path, array):
+    np.save(path, array, allow_pickle=True)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "bands", "names", "shape"),
+    [
+        (stack(3, 4), ["g", "r", "i"], ["d-000000", "d-000001", "d-000002"], (3, 25, 25)),
+        (np.moveaxis(stack(2, 3), 1, -1), ["g", "r", "i"], ["d-000000", "d-000001"], (3, 25, 25)),
+        (stack(2, 1)[:, 0], ["F814W"], ["d-000000", "d-000001"], (1, 25, 25)),
+        (stack(1, 1)[0], ["F814W"], ["d"], (1, 25, 25)),
+        (stack(1, 1)[0, 0], ["F814W"], ["d"], (1, 25, 25)),
+        (stack(1, 3)[0], [], ["d"], (3, 25, 25)),
+        (objects(stack(1, 1)[0, 0], 1e-23), ["F814W"], ["d"], (1, 25, 25)),
+        (objects(*stack(2, 3)), ["g", "r", "i"], ["d-000000", "d-000001"], (3, 25, 25)),
+        (objects(*({"image": image, "z": 0.5} for image in stack(2, 3))), [], ["d-000000", "d-000001"], (3, 25, 25)),
+        ({"images": stack(2, 4), "redshift": np.ones(2)}, ["z"], ["d-000000", "d-000001"], (1, 25, 25)),
+        (stack(2, 3).astype(object), [], ["d-000000", "d-000001"], (3, 25, 25)),
+    ],
+)
+def test_arrays(tmp_path, array, bands, names, shape):
+    source = save(tmp_path / "d.npy", array)
+    config = {"source": source, "survey": {**ARRAYS, "bands": bands}, "trust_pickle": True}
+    done = Done(tmp_path / "out", config)
+    assert list(done.cutouts) == names and not done.failed
+    # The first plane of the first object in all of them, but of the fourth band.
+    first = stack(2, 4)[0, 3] if bands == ["z"] else stack(3, 4 if len(names) == 3 else 1)[0, 0]
+    made = done.cutouts[names[0]]
+    assert made.image.shape == shape and np.array_equal(made.image[0], first)
+    if isinstance(array, dict) or array.dtype == object:
+        with pytest.raises(LenspipeError, match=r"d\.npy: holds pickled objects.* --trust-pickle"):
+            Done(tmp_path / "no", {**config, "trust_pickle": False})
+
+
+def test_a_switch_trusts_pickles(tmp_path):
+    source = save(tmp_path / "d.npy", objects(stack(1, 1)[0, 0], 1e-23))
+    argv = ["convert", f"--out={tmp_path / 'out'}", f"--set=source={source}", "--set=survey.pixel_scale=1"]
+    argv += ["--set=survey.psf_fwhm=3"]
+    refused = CliRunner().invoke(cli.app, argv)
+    assert isinstance(refused.exception, LenspipeError)
+    assert CliRunner().invoke(cli.app, [*argv, "--trust-pickle"]).exit_code == 0
+    assert read_ecsv(tmp_path / "out/intake.ecsv")["id"].tolist() == ["d"]
+
+
+class Runs:
+    """Its pickle calls a function when it is read."""
+
+    def __reduce__(self):
+        return os.mkdir, ("made_by_a_pickle",)
+
+
+def test_arrays_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "d"
+    folder.mkdir()
+    save(folder / "runs.npy", objects(stack(1, 1)[0, 0], Runs()))
+    save(folder / "metadata.npy", {0: {"z": 0.5}, 1: {"z": 0.7}})
+    save(folder / "two.npy", objects(stack(1)[0], stack(1)[0, :2]))
+    save(folder / "text.npy", np.array(["a", "b"]))
+    content = Path(save(folder / "good.npy", stack(1)[0])).read_bytes()
+    (folder / "short.npy").write_bytes(content[:-100])
+    (folder / "none.npy").write_bytes(b"")
+    pickled = (folder / "two.npy").read_bytes()
+    (folder / "cut.npy").write_bytes(pickled[:-100])
+    config = {"source": str(folder), "layout": "arrays", "survey": ARRAYS, "trust_pickle": True}
+    done = Done(tmp_path / "out", config)
+    assert list(done.cutouts) == ["good"]
+    assert done.reasons() == {
+        "runs": "file_unreadable",
+        "metadata": "layout_unknown",
+        "two": "shape_mismatch",
+        "text": "layout_unknown",
+        "short": "file_truncated",
+        "none": "file_unreadable",
+        "cut": "file_unreadable",
+    }
+    assert "mkdir" in done.failed["runs"]["detail"] and not (tmp_path / "made_by_a_pickle").exists()
 
 
 def test_the_index_says_where_each_object_is(tmp_path):
