@@ -4,7 +4,8 @@ Three 45x45 DES-like bands, lens, source and neighbours in layers, 2x2 subpixels
 deflector is the same for both, and so is the rule of the labels. Alternating rounds on one core, process CPU time,
 medians. Then the stage ``simulate`` as a process of its own, HDF5 and FITS: its CPU time and memory at two sizes, and
 what 100,000 systems would take by that, extrapolated. Last the noise of many images: mean and variance of
-residual / sigma by band.
+residual / sigma by band; with ``--backgrounds`` also where they lie on real skies, by robust scale, in pixels free of
+sources.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
+import h5py
 import lenstronomy
 import numpy as np
 from lenstronomy.SimulationAPI.sim_api import SimAPI
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 from threadpoolctl import threadpool_limits
 
 from lenspipe.label.masks import label
@@ -32,12 +36,15 @@ from lenspipe.sim.observe import observe
 from lenspipe.sim.population import Population, draw
 from lenspipe.sim.scene import LAYERS, Light, Scene
 from lenspipe.sim.survey import Survey
+from lenspipe.stages import simulate
 
 SUBPIXELS = 2
 # Stars are the PSF itself, which the SimAPI takes another way: the same objects for both are those without.
 POPULATION = Population(stars=0.0)
 SURVEY = Survey(psf_scatter=0.0, sky_scatter=0.0)
 THRESHOLD = 2.0
+FREE, MARGIN = 0.1, 3
+"""Sigmas of the sky below which noiseless flux counts as none; pixels kept off those above it."""
 FWHM = SURVEY.per_band("psf_fwhm")
 MEASURE = """
 import resource, sys, time
@@ -180,10 +187,37 @@ def noise(images: int) -> dict[str, dict[str, float]]:
     return {f"noise_{name}": values for name, values in result.items()}
 
 
+def on_skies(folder: Path, objects: int) -> dict[str, Any]:
+    """Robust variance of residual / sigma by band, on real skies (one stack BAND.fits.gz or BAND.fits a band)."""
+    skies = {band: str(next(folder.glob(f"{band}.fits*"))) for band in "griz" if [*folder.glob(f"{band}.fits*")]}
+    wanted = {"survey": {"preset": "des_wide", "bands": list(skies)}, "backgrounds": skies}
+    config = simulate.SimulateConfig.model_validate(
+        {**wanted, "n_lenses": objects // 2, "n_nonlenses": objects - objects // 2}
+    )
+    variance, pixels = {}, 0
+    with tempfile.TemporaryDirectory() as place:
+        layers = Path(place) / "l.h5"
+        simulate.run(config, {}, {"simulations": Path(place) / "s.fits", "layers": layers}, 1)
+        with h5py.File(layers) as made:
+            for b, band in enumerate(skies):
+                model = sum(made[name][:, b] for name in LAYERS)
+                sky, gain = (made[name][:, b][:, None, None] for name in ("sky_rms", "exposure_time"))
+                sigma = np.sqrt(sky**2 + model / gain)
+                free = ~binary_dilation(model > FREE * sky, np.ones((1, 2 * MARGIN + 1, 2 * MARGIN + 1)))
+                pull = ((made["image"][:, b] - model) / sigma)[free]
+                pull = pull[np.isfinite(pull)]
+                variance[band] = float((1.4826 * np.median(np.abs(pull - np.median(pull)))) ** 2)
+                pixels += pull.size
+    print(f"{objects} objects on real skies, {pixels} pixels free of sources, robust variance:", json.dumps(variance))
+    return {"skies_variance": variance}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and objects")
+    parser.add_argument("--noise", action="store_true", help="measure the noise alone")
+    parser.add_argument("--backgrounds", type=Path, metavar="DIR", help="real skies, a stack BAND.fits.gz a band")
     options = parser.parse_args()
     threadpool_limits(1)
     engine = "kernel" if kernel.available() else "torch"
@@ -193,9 +227,13 @@ def main() -> None:
     )
     peers = [name for name in ("deeplenstronomy", "slsim") if not importlib.util.find_spec(name)]
     print("not installed, not measured:", ", ".join(peers) or "none")
-    result: dict[str, Any] = race(5 if options.quick else 15, 256, 12 if options.quick else 32)
-    result |= stage((250, 1000) if options.quick else (1000, 5000))
+    result: dict[str, Any] = {}
+    if not options.noise:
+        result |= race(5 if options.quick else 15, 256, 12 if options.quick else 32)
+        result |= stage((250, 1000) if options.quick else (1000, 5000))
     result |= noise(1000 if options.quick else 10_000)
+    if options.backgrounds:
+        result |= on_skies(options.backgrounds, 500 if options.quick else 2000)
     result |= {"engine": engine, "quick": options.quick}
     if options.json:
         print(json.dumps(result))
