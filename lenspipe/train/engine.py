@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -381,6 +382,8 @@ def _seed(*numbers: int) -> int:
 
 def _fabric(ranks: Ranks, precision: Precision) -> Fabric:
     chosen: Any = _precision() if precision == "auto" else precision
+    # The weights of 1 x 1 convolutions, whose layout has two names: DDP copies these few.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     gpus = torch.cuda.device_count()
     where: Any = {"accelerator": "cuda", "devices": [ranks.local_rank % gpus]} if gpus else {"accelerator": "cpu"}
     # Each rank is a node of one device: nodes need not be alike, nor bound to their GPUs in the same way.
