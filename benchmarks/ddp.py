@@ -47,8 +47,9 @@ def part(ranks: Any, folder: Path, epochs: int, exact: bool) -> dict[str, Any]:
     """One rank's training of so many epochs."""
     import torch
 
-    from lenspipe.nets.config import UNetConfig
-    from lenspipe.nets.unet import UNet
+    from lenspipe.nets.build import build
+    from lenspipe.nets.config import LossConfig, SmpUNetConfig
+    from lenspipe.nets.losses import Loss
     from lenspipe.train.data import PARTS, Batches, Objects
     from lenspipe.train.engine import Options, fit
     from lenspipe.train.problem import Segmentation
@@ -62,14 +63,15 @@ def part(ranks: Any, folder: Path, epochs: int, exact: bool) -> dict[str, Any]:
     kinds[:: number // 32] = PARTS.index("validation")
     rows = np.concatenate([np.arange(size) for size in sizes])
     objects = Objects(shards, np.repeat(np.arange(len(shards)), sizes), rows, kinds)
-    net = UNet(UNetConfig(), BANDS)
+    net = build(SmpUNetConfig(), BANDS)
     if exact:
         grouped(net)
     with tempfile.TemporaryDirectory() as alone:
         place = Path(os.environ.get("DDP_BENCHMARK", alone)) / f"checkpoints-{ranks.size}-{exact}"
         how = Options(2e-3, 1e-2, epochs, 1e6, 1, "32-true" if exact else "auto", checkpoint_minutes=1e6)
+        problem = Segmentation(net, Loss(LossConfig()))
         before = time.process_time()
-        result = fit(Segmentation(net), Batches(objects, BATCH, 1, ranks), place, how, ranks)
+        result = fit(problem, Batches(objects, BATCH, 1, ranks), place, how, ranks)
     spent = time.process_time() - before
     if ranks.rank:
         return {"cpu": spent}

@@ -1,8 +1,11 @@
-"""Class probabilities of a shard's objects: ``id`` (N,), ``probability`` (N,C,H,W) f2, attribute ``origin``."""
+"""Class probabilities of a shard's objects: ``id`` (N,), ``probability`` (N,C,H,W) f2, attribute ``origin``; and what
+there is to say of each object: ``arc_found`` (N,) bool, ``familiarity`` (N,) f4."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -13,11 +16,32 @@ from lenspipe import __version__
 from lenspipe.errors import LenspipeError
 from lenspipe.types import CLASSES
 
-SCHEMA = 1
+SCHEMA = 2
 
 
-def write_masks(path: Path, ids: Sequence[str], probability: ArrayLike, origin: str) -> None:
-    """Write (N, C, H, W) probabilities, classes ordered as `CLASSES`, to `path` (temporary: the caller renames)."""
+@dataclass(frozen=True)
+class Answers:
+    """What a segmentation says of N objects besides the class of their pixels.
+
+    Attributes
+    ----------
+    arc_found : (N,) whether any pixel is likelier source than not; where none is, the answer is that there is no arc.
+    familiarity : (N,) f4, p-value for the image being like those that the network was trained on; NaN: unknown.
+    """
+
+    arc_found: NDArray[np.bool_]
+    familiarity: NDArray[np.float32]
+
+
+def write_masks(
+    path: Path, ids: Sequence[str], probability: ArrayLike, origin: str, familiarity: ArrayLike | None = None
+) -> None:
+    """Write (N, C, H, W) probabilities, classes ordered as `CLASSES`, to `path` (temporary: the caller renames).
+
+    Parameters
+    ----------
+    familiarity : (N,), as in `Answers`; None: unknown.
+    """
     values = np.asarray(probability, dtype=np.float16)
     if values.ndim != 4 or values.shape[:2] != (len(ids), len(CLASSES)):
         raise ValueError(f"probabilities of shape {values.shape} for {len(ids)} ids and {len(CLASSES)} classes")
@@ -25,15 +49,32 @@ def write_masks(path: Path, ids: Sequence[str], probability: ArrayLike, origin: 
         f.attrs.update(schema=SCHEMA, origin=origin, classes=list(CLASSES), lenspipe=__version__)
         f.create_dataset("id", data=list(ids), dtype=h5py.string_dtype())
         f.create_dataset("probability", data=values, chunks=(1, *values.shape[1:]))
+        f["arc_found"] = (values[:, CLASSES.index("source")] > 0.5).any((1, 2))
+        f["familiarity"] = np.broadcast_to(
+            np.asarray(np.nan if familiarity is None else familiarity, np.float32), len(ids)
+        )
 
 
 def read_masks(path: Path) -> tuple[list[str], NDArray[np.float32], str]:
     """Ids, probabilities (N, C, H, W) f4, origin."""
+    with _opened(path) as f:
+        ids = [i.decode() for i in f["id"][:]]
+        return ids, f["probability"][:].astype(np.float32), str(f.attrs["origin"])
+
+
+def read_answers(path: Path) -> Answers:
+    """What stands there of each object, in the order of the ids."""
+    with _opened(path) as f:
+        return Answers(f["arc_found"][:], f["familiarity"][:])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     try:
-        with h5py.File(path, "r") as f:
-            if f.attrs.get("schema") != SCHEMA:
-                raise LenspipeError(f"{path}: schema {f.attrs.get('schema')!r}, this version reads {SCHEMA}.")
-            ids = [i.decode() for i in f["id"][:]]
-            return ids, f["probability"][:].astype(np.float32), str(f.attrs["origin"])
+        f = h5py.File(path, "r")
     except OSError as error:
         raise LenspipeError(f"{path}: not a whole HDF5 file ({error}).") from None
+    with f:
+        if f.attrs.get("schema") != SCHEMA:
+            raise LenspipeError(f"{path}: schema {f.attrs.get('schema')!r}, this version reads {SCHEMA}.")
+        yield f

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ class Card:
     classes : order of the outputs.
     normalisation : what the network does to physical units, in words.
     training, metrics, versions : data, seed, length; on the test set; of the software.
+    calibration : what makes the outputs honest, fitted on validation objects; empty where nothing was.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA
 
 
@@ -109,6 +112,19 @@ def load(
     if wrong:
         raise LenspipeError(f"{folder}: these weights are for {'; for '.join(wrong)}.")
     return _tensors(folder / _TENSORS), card
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, or of a state that torch saved, which is read without running code."""
+    if path.suffix == ".safetensors":
+        return _tensors(path)
+    import torch
+
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return {str(name): tensors[name] for name in tensors if torch.is_tensor(tensors[name])}
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, TypeError, KeyError) as error:
+        raise LenspipeError(f"{path}: cannot be read as tensors ({error}).") from None
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lenspipe.config import Config, parse
+from lenspipe.config import Config
+from lenspipe.errors import LenspipeError
 from lenspipe.products import MASKS, SHARD, SHARDS, WEIGHTS
 from lenspipe.stage import Inputs, Outputs, Resources, Stage, for_each
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from lenspipe.io import weights
     from lenspipe.io.shards import Shard
+    from lenspipe.nets.base import Segmenter
+    from lenspipe.nets.familiarity import Familiarity
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +37,7 @@ class SegmentConfig(Config):
 
 
 def run(config: SegmentConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
-    from lenspipe.io.masks import write_masks
+    from lenspipe.io.masks import read_answers, write_masks
     from lenspipe.io.shards import Shard
 
     folder = config.weights or inputs.get(WEIGHTS.name)
@@ -41,36 +45,67 @@ def run(config: SegmentConfig, inputs: Inputs, outputs: Outputs, seed: int) -> d
     def segment(key: str) -> None:
         with Shard(inputs[SHARD.name][key]) as shard:
             if folder is None:
-                probability, origin = _classical(shard), "photutils"
+                probability, familiarity, origin = _classical(shard), None, "photutils"
             else:
-                probability, origin = _network(shard, folder, config)
-            write_masks(outputs[MASKS.name][key], shard.ids, probability, origin)
-            log.info("%s: %d cutouts segmented by %s", key, len(shard), origin)
+                probability, familiarity, origin = _network(shard, folder, config)
+            write_masks(outputs[MASKS.name][key], shard.ids, probability, origin, familiarity)
+            found = read_answers(outputs[MASKS.name][key]).arc_found.sum()
+            log.info("%s: %d cutouts segmented by %s, an arc found in %d", key, len(shard), origin, found)
 
     return {"failed": for_each(inputs[SHARD.name], segment)}
 
 
-def _network(shard: Shard, folder: Path, config: SegmentConfig) -> tuple[NDArray[np.float32], str]:
+def _network(
+    shard: Shard, folder: Path, config: SegmentConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, str]:
+    """Probabilities (N, C, H, W), p-values (N,) or None, name of the weights."""
     import numpy as np
     import torch
 
-    from lenspipe.io import weights
-    from lenspipe.nets.config import UNetConfig
-    from lenspipe.nets.predict import predict
-    from lenspipe.nets.unet import UNet
-    from lenspipe.types import CLASSES
+    from lenspipe.nets.predict import describe, predict
 
-    tensors, card = weights.load(folder, UNet.__name__, shard.bands, shard.pixel_scale, CLASSES, config.survey)
-    net = UNet(parse(UNetConfig, card.options, f"{folder}/card.json"), len(card.bands))
-    net.load_state_dict(tensors)
+    net, familiarity, card = load_segmenter(folder, shard, config.survey)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    net.eval().to(device)
-    parts = []
+    net.to(device)
+    temperature = card.calibration.get("temperature_flips" if config.flips else "temperature", 1.0)
+    parts, p_values = [], []
     for start in range(0, len(shard), config.batch_size):
         rows = slice(start, start + config.batch_size)
         image = np.where(shard.file["valid"][rows], shard.file["image"][rows], np.nan)
-        parts.append(predict(net, torch.as_tensor(image, dtype=torch.float32, device=device), config.flips).numpy())
-    return np.concatenate(parts), card.name
+        tensor = torch.as_tensor(image, dtype=torch.float32, device=device)
+        parts.append(predict(net, tensor, config.flips, temperature).numpy())
+        if familiarity is not None:
+            p_values.append(familiarity.p_value(describe(net, tensor)).float().numpy())
+    return np.concatenate(parts), np.concatenate(p_values) if p_values else None, card.name
+
+
+def load_segmenter(
+    folder: Path, shard: Shard, survey: str | None
+) -> tuple[Segmenter, Familiarity | None, weights.Card]:
+    """The network in `folder`, ready for the images of `shard`, what it was trained on, and its card.
+
+    Raises
+    ------
+    LenspipeError
+        The weights are not for such images, or not of a network that segments.
+    """
+    from lenspipe.io import weights
+    from lenspipe.nets.build import ARCHITECTURES, rebuild
+    from lenspipe.nets.familiarity import split
+    from lenspipe.types import CLASSES
+
+    architecture = weights.read_card(folder).architecture
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise LenspipeError(f"{folder}: weights of the architecture {architecture!r} do not segment; {known} do.")
+    tensors, card = weights.load(folder, architecture, shard.bands, shard.pixel_scale, CLASSES, survey)
+    own, familiarity = split(tensors)
+    net = rebuild(card.options, len(card.bands), f"{folder}/card.json")
+    try:
+        net.load_state_dict(own)
+    except RuntimeError as error:
+        raise LenspipeError(f"{folder}: the weights are not those of the network on the card ({error}).") from None
+    return net.eval(), familiarity, card
 
 
 def _classical(shard: Shard) -> NDArray[np.float32]:
@@ -90,6 +125,7 @@ STAGE = Stage(
     config=SegmentConfig,
     run=run,
     over=SHARDS,
+    version=2,
     resources=Resources(gpus=1, memory_gb=3.0, minutes=60.0),
     summary="Segment cutouts: probabilities per pixel of source, lens, noise (other objects), background.",
 )

@@ -35,6 +35,13 @@ class SelectConfig(Config):
     min_background_probability: float = Field(
         0.75, ge=0.5, le=1, description="of the pixels from which noise is measured again where no noise map came"
     )
+    min_familiarity: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="p-value for being like the images that the network was trained on; of such images this part is "
+        "lost, and what has none passes",
+    )
     subtract_sky: bool = Field(
         False,
         description="take the level of the background pixels off the image where no noise map came; on small cutouts "
@@ -76,7 +83,7 @@ def judge(masks: Masks, pixel_scale: float, config: SelectConfig) -> Verdict:
     blobs, _ = ndimage.label(source > 0.5, touching)
     arc = np.isin(blobs, np.setdiff1d(np.unique(blobs[distance <= config.max_distance]), [0]))
     if not arc.any():
-        return Verdict("no source pixels", lens_area=int(chosen.sum()))
+        return Verdict("no arc found", lens_area=int(chosen.sum()))
     area, probability, mean = int(arc.sum()), float(source[arc].mean()), float(distance[arc].mean())
     why = ""
     if area < config.min_source_pixels:
@@ -115,7 +122,7 @@ def remeasure(cutout: Cutout, masks: Masks, config: SelectConfig) -> Cutout:
 
 def run(config: SelectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     from lenspipe.io import catalogue, shards
-    from lenspipe.io.masks import read_masks
+    from lenspipe.io.masks import read_answers, read_masks
     from lenspipe.types import Masks
 
     index = catalogue.read_ecsv(inputs["shards"])
@@ -126,15 +133,20 @@ def run(config: SelectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> di
             continue
         with shards.Shard(inputs["shard"][key]) as shard:
             found: dict[str, Masks] = {}
+            familiarity: dict[str, float] = {}
             if key in inputs["masks"]:
                 ids, probability, origin = read_masks(inputs["masks"][key])
                 found = {name: Masks(each, origin) for name, each in zip(ids, probability)}
+                familiarity = dict(zip(ids, read_answers(inputs["masks"][key]).familiarity.tolist()))
             table, table_units = shard.table(), shard.units()
             truth = [name for name in table if name == "is_lens" or name.startswith("true_")]
             units.update({name: table_units[name] for name in truth})
             for row, name in enumerate(shard.ids):
                 masks = found.get(name)
                 verdict = judge(masks, shard.pixel_scale, config) if masks else Verdict("was not segmented")
+                p_value = familiarity.get(name, float("nan"))
+                if not verdict.why and p_value < config.min_familiarity:
+                    verdict = replace(verdict, why=f"unlike the training images, p = {p_value:.2g}")
                 selected = masks is not None and (config.all or not verdict.why)
                 rows.append(
                     {
@@ -146,6 +158,7 @@ def run(config: SelectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> di
                         "source_probability": verdict.source_probability,
                         "lens_area": verdict.lens_area,
                         "distance_arcsec": verdict.distance,
+                        "familiarity": p_value,
                         "masks_origin": masks.origin if masks else "",
                         "why": verdict.why,
                         **{column: table[column][row].item() for column in truth},
@@ -180,6 +193,7 @@ STAGE = Stage(
     outputs=(products.CANDIDATES, products.BUNDLE),
     config=SelectConfig,
     run=run,
+    version=2,
     resources=Resources(memory_gb=2.0, minutes=60.0),
     summary="Pick the objects to model by a stated rule; say how many lenses it loses where the truth is known.",
 )

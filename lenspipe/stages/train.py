@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,18 +17,24 @@ from pydantic import Field
 
 from lenspipe.config import Config
 from lenspipe.errors import LenspipeError
-from lenspipe.nets.config import UNetConfig
+from lenspipe.nets.config import AnyNet, LossConfig, SmpUNetConfig
 from lenspipe.products import LAYERS, SHARD, WEIGHTS
 from lenspipe.stage import Inputs, Outputs, Resources, Stage
 from lenspipe.types import CLASSES
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lenspipe.io.weights import Card
+    from lenspipe.nets.base import Segmenter
+    from lenspipe.nets.honesty import Honesty
     from lenspipe.ranks import Ranks
     from lenspipe.train.data import Objects
     from lenspipe.train.engine import Trained
 
 log = logging.getLogger(__name__)
+_DESCRIBED = 4000
+"""Training objects whose features are enough to say what they are like."""
 CHECKPOINTS = ".train-checkpoints"
 """Folder beside the weights that outlives a task which is killed; gone once the weights are there."""
 
@@ -36,7 +44,11 @@ class TrainConfig(Config):
 
     name: str = Field("unet", description="of the weights; stands as origin with every mask they make")
     survey: str = Field("des", description="that the training data look like")
-    net: UNetConfig = Field(UNetConfig(), description="the network")
+    net: AnyNet = Field(SmpUNetConfig(), description="the network, by its name")
+    encoder_weights: Path | None = Field(
+        None, description="file of weights from which the encoder starts, such as ImageNet's; null: from chance"
+    )
+    loss: LossConfig = Field(LossConfig(), description="what training minimises")
     max_epochs: int = Field(30, ge=1, description="passes over the training set")
     max_minutes: float = Field(60.0, gt=0, description="minutes of training; the learning rate has fallen to 0 by then")
     batch_size: int = Field(16, ge=1, description="cutouts in a step, all ranks together")
@@ -55,6 +67,7 @@ class TrainConfig(Config):
 
 def run(config: TrainConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     from lenspipe.io import weights
+    from lenspipe.nets.normalise import WORDS
     from lenspipe.ranks import current
     from lenspipe.train.curves import plot
     from lenspipe.train.data import PARTS
@@ -78,16 +91,17 @@ def run(config: TrainConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     folder = checkpoints / same_training[:16]
     result, *_ = ranks.together(_train, config, objects, len(facts.bands), folder, seed, talking=True)
 
+    net, honesty = _assessed(config, objects, len(facts.bands), result.weights)
     output.mkdir()
     card = weights.Card(
         name=config.name,
-        architecture="UNet",
+        architecture=type(net).__name__,
         options=config.net.model_dump(mode="json"),
         survey=config.survey,
         bands=facts.bands,
         pixel_scale=facts.pixel_scale,
         classes=CLASSES,
-        normalisation="inside the network: asinh((image - sky) / rms), sky and rms per image and band, taken robustly",
+        normalisation=f"inside the network: {WORDS[config.net.scaling]}",
         training={
             "data_hash": facts.data_hash,
             **{f"n_{part}": n for part, n in counts.items()},
@@ -99,10 +113,11 @@ def run(config: TrainConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
             "seed": seed,
             "options": config.model_dump(mode="json", exclude={"net"}),
         },
-        metrics={name: round(value, 4) for name, value in result.metrics.items()},
+        metrics={name: round(value, 4) for name, value in result.metrics.items() if math.isfinite(value)},
+        calibration=honesty.figures(),
         versions={p: version(p) for p in ("lenspipe", "torch", "lightning", "segmentation-models-pytorch", "timm")},
     )
-    weights.save(output, result.weights, card)
+    weights.save(output, {**net.state_dict(), **honesty.familiarity.tensors()}, card)
     (output / "MODEL_CARD.md").write_text(_words(card), encoding="utf-8")
     write_csv(output / "metrics.csv", result.history)
     write_csv(output / "losses.csv", [{"step": n, "loss": loss} for n, loss in enumerate(result.losses, 1)])
@@ -119,13 +134,17 @@ def _train(
     """One rank's part; the first one's return value counts."""
     import torch
 
-    from lenspipe.nets.unet import UNet
+    from lenspipe.nets.build import build
+    from lenspipe.nets.losses import Loss
     from lenspipe.train.data import Batches
     from lenspipe.train.engine import Options, fit
     from lenspipe.train.problem import Segmentation
 
     torch.manual_seed(seed % 2**63)
-    problem = Segmentation(UNet(config.net, n_bands))
+    net = build(config.net, n_bands)
+    if config.encoder_weights:
+        start_encoder(net, config.encoder_weights)
+    problem = Segmentation(net, Loss(config.loss))
     options = Options(
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -139,6 +158,38 @@ def _train(
     data = Batches(objects, config.batch_size, seed, ranks, config.readers)
     result = fit(problem, data, folder, options, ranks)
     return None if ranks.rank else result
+
+
+def start_encoder(net: Segmenter, path: Path) -> None:
+    """Load the encoder's weights in `path`; `LenspipeError` where `net` has no such encoder."""
+    from lenspipe.io.weights import read_tensors
+    from lenspipe.nets.smp import Pretrainable
+
+    if not isinstance(net, Pretrainable):
+        raise LenspipeError(f"train.encoder_weights: a {type(net).__name__} has no encoder that others trained.")
+    try:
+        net.load_encoder(read_tensors(path))
+    except LenspipeError as error:
+        raise LenspipeError(f"{path}: {error}") from None
+
+
+def _assessed(
+    config: TrainConfig, objects: Objects, n_bands: int, tensors: dict[str, Tensor]
+) -> tuple[Segmenter, Honesty]:
+    """The trained network as it will be used, and what it says of itself."""
+    import torch
+
+    from lenspipe.nets.build import build
+    from lenspipe.nets.honesty import assess
+    from lenspipe.train.data import EvaluationSet
+
+    net = build(config.net.at_inference(), n_bands)
+    net.load_state_dict({name: tensors[name] for name in net.state_dict()})
+    net.to("cuda" if torch.cuda.is_available() else "cpu")
+    size = 2 * config.batch_size
+    training = islice(EvaluationSet(objects, "train", size), -(-_DESCRIBED // size))
+    honesty = assess(net, training, EvaluationSet(objects, "validation", size))
+    return net.cpu(), honesty
 
 
 @dataclass(frozen=True)
@@ -236,7 +287,9 @@ the middle, also where it lenses nothing.
 * normalisation: {card.normalisation}
 * output: softmax probabilities on the input's pixels
 
-## On held-out objects (IoU pooled over all pixels; looked at once, after training)
+* calibration, on the validation objects: {", ".join(f"{name} {value:.3f}" for name, value in card.calibration.items())}
+
+## On held-out objects (pixels of all pooled; looked at once, after training; probabilities before calibration)
 
 | figure | value |
 |---|---|
@@ -258,9 +311,10 @@ STAGE = Stage(
     optional=(LAYERS,),
     config=TrainConfig,
     run=run,
+    outside=lambda config: [config.encoder_weights] if config.encoder_weights else [],
     headline=("macro_iou",),
     talk="torch",
-    version=2,
+    version=3,
     resources=Resources(cpus=2, gpus=1, memory_gb=4.0, minutes=240.0),
     summary="Train the segmentation network on labelled shards.",
 )

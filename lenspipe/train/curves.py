@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lenspipe.types import CLASSES
+
 
 def plot(history: list[dict[str, float]], path: Path) -> None:
     """Losses and IoU by epoch, as a PNG file."""
@@ -14,8 +16,8 @@ def plot(history: list[dict[str, float]], path: Path) -> None:
     losses, ious = figure.subplots(1, 2)
     for name in ("train_loss", "val_loss"):
         losses.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
-    losses.set(xlabel="epoch", ylabel="cross-entropy + Dice")
-    for name in (n for n in history[0] if "iou" in n):
+    losses.set(xlabel="epoch", ylabel="loss")
+    for name in ("val_macro_iou", *(f"val_iou_{name}" for name in CLASSES)):
         ious.plot(epochs, [row[name] for row in history], marker=".", label=name.removeprefix("val_").replace("_", " "))
     ious.set(xlabel="epoch", ylabel="IoU, validation", ylim=(0, 1))
     for axes in (losses, ious):

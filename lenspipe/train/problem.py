@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenspipe.nets.losses import cross_entropy_dice_of, cross_entropy_dice_sums
-from lenspipe.nets.metrics import PooledIoU
+from lenspipe.nets.base import Segmenter, probabilities
+from lenspipe.nets.losses import Loss
+from lenspipe.nets.metrics import CalibrationError, Scores
 
 
 class Problem(nn.Module, ABC):
@@ -45,36 +46,40 @@ class Problem(nn.Module, ABC):
 
 
 class Segmentation(Problem):
-    """Cross-entropy + Dice; chosen by the mean IoU of the classes.
+    """The pixels' classes; chosen by the mean IoU of the classes.
 
     Parameters
     ----------
-    net : (N, B, H, W) physical units to (N, C, H, W) logits.
+    criterion : loss of each of the network's outputs.
     """
 
     monitor = "macro_iou"
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: Segmenter, criterion: Loss):
         super().__init__()
-        self.net = net
-        self.iou = PooledIoU()
+        self.net: Segmenter = net
+        self.criterion = criterion
+        self.scores, self.calibration = Scores(), CalibrationError()
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         image, label = batch
-        return cross_entropy_dice_sums(self.net(image), label)
+        return self.net.supervise(image, label, self.criterion)[1]
 
     def loss(self, sums: Tensor) -> Tensor:
-        return cross_entropy_dice_of(sums)
+        return self.net.total_loss(sums, self.criterion)
 
     def measure(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         image, label = batch
-        logits = self.net(image)
-        self.iou.update(logits.argmax(1), label)
-        return cross_entropy_dice_sums(logits, label)
+        logits, sums = self.net.supervise(image, label, self.criterion)
+        self.scores.update(logits.argmax(1), label)
+        self.calibration.update(probabilities(logits), label)
+        return sums
 
     def figures(self) -> dict[str, float]:
-        found = {name: float(value) for name, value in self.iou.compute().items()}
-        self.iou.reset()
+        metrics = (self.scores, self.calibration)
+        found = {name: float(value) for metric in metrics for name, value in metric.compute().items()}
+        for metric in metrics:
+            metric.reset()
         return found
 
 

@@ -44,7 +44,7 @@ def test_a_lens_passes_with_its_figures():
     ("change", "why"),
     [
         ({"lens": (4.0, 0.0)}, "no lens"),
-        ({"arc": 30.0}, "no source"),
+        ({"arc": 30.0}, "no arc found"),
         ({"sector": 0.02}, "source pixels"),
         ({"arc_probability": 0.6}, "probability"),
         ({"arc": 4.0, "config": {"max_distance": 3.9}}, "arcsec"),
@@ -65,7 +65,7 @@ def test_source_pixels_far_from_the_lens_do_not_count():
 class Done:
     """Four objects through the stage: a lens, a lens missed, a non-lens, a non-lens let through."""
 
-    def __init__(self, folder, config=None, noise=None, segmented=True):
+    def __init__(self, folder, config=None, noise=None, segmented=True, familiarity=None):
         rng = np.random.default_rng(0)
         names = ["916084062", "lost", "not", "through"]
         given = np.stack([probabilities(), probabilities(arc=30.0), probabilities(arc=30.0), probabilities()])
@@ -80,7 +80,7 @@ class Done:
         table = {"is_lens": np.array([True, True, False, False]), "true_theta_E": np.array([1.5, 1.2, np.nan, np.nan])}
         extra = shards.Extra(table={**table, "Z_LENS": np.arange(4) / 10}, units={"true_theta_E": "arcsec"})
         shards.write(folder / "s.h5", cutouts, extra)
-        write_masks(folder / "m.h5", names[::-1], given[::-1], "net-1")
+        write_masks(folder / "m.h5", names[::-1], given[::-1], "net-1", familiarity)
         write_ecsv(folder / "shards.ecsv", {"key": ["000000"], "n": [4]})
         outputs = {"candidates": folder / "c.ecsv", "bundle": Family(folder / "bundles")}
         inputs = {
@@ -101,13 +101,28 @@ def test_candidates_figures_and_bundles(tmp_path):
         "n": 4, "n_selected": 2, "lenses": 2, "lenses_lost": 1, "nonlenses": 2, "nonlenses_through": 1,
     }  # fmt: skip
     assert {key for key, row in done.rows.items() if row["selected"]} == {"916084062", "through"} == set(done.bundles)
-    assert "no source" in done.rows["lost"]["why"] and done.rows["through"]["why"] == ""
+    assert "no arc found" in done.rows["lost"]["why"] and done.rows["through"]["why"] == ""
     row = done.rows["916084062"]
     assert (row["shard"], row["row"], row["masks_origin"], row["true_theta_E"]) == ("000000", 0, "net-1", 1.5)
     assert done.table["true_theta_E"].unit == "arcsec" and done.table["distance_arcsec"].unit == "arcsec"
     _, masks, columns = done.bundles["916084062"]
     assert masks.origin == "net-1" and masks.probability == pytest.approx(probabilities(), abs=1e-3)
     assert columns["Z_LENS"] == 0.0 and columns["is_lens"]
+
+
+def test_what_is_unlike_the_training_images_is_left_out_on_request(tmp_path):
+    familiarity = [0.002, 0.5, 0.5, 0.4]  # in the order of the masks, the last object first
+    for folder, config, selected in (
+        ("a", {}, {"916084062", "through"}),
+        ("b", {"min_familiarity": 0.01}, {"916084062"}),
+    ):
+        (tmp_path / folder).mkdir()
+        done = Done(tmp_path / folder, config, familiarity=familiarity)
+        assert {key for key, row in done.rows.items() if row["selected"]} == selected
+        assert done.rows["through"]["familiarity"] == pytest.approx(0.002)
+    assert "unlike the training images" in done.rows["through"]["why"]
+    (tmp_path / "c").mkdir()
+    assert len(Done(tmp_path / "c", {"min_familiarity": 0.01}).bundles) == 2  # unknown passes
 
 
 def test_sigma_is_measured_again_from_background_pixels(tmp_path):
@@ -134,7 +149,7 @@ def test_a_noise_map_is_kept(tmp_path):
 def test_all_takes_everything_that_was_segmented(tmp_path):
     done = Done(tmp_path, {"all": True})
     assert len(done.bundles) == 4 and done.figures["lenses_lost"] == 0
-    assert "no source" in done.rows["lost"]["why"]
+    assert "no arc found" in done.rows["lost"]["why"]
 
 
 def test_a_shard_without_masks_is_named(tmp_path):

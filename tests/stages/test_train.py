@@ -4,11 +4,16 @@ import json
 import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lenspipe.config import parse
 from lenspipe.errors import LenspipeError
 from lenspipe.io import shards
-from lenspipe.io.masks import read_masks
+from lenspipe.io.masks import read_answers, read_masks
+from lenspipe.nets.build import build
+from lenspipe.nets.config import UNetConfig
 from lenspipe.stages import segment, train
 from lenspipe.types import Cutout
 
@@ -73,6 +78,9 @@ def test_leaves_weights_with_a_card(trained):
     card = json.loads((folder / "card.json").read_text())
     assert (card["survey"], card["bands"], card["pixel_scale"]) == ("toy", ["g", "r"], 0.25)
     assert card["training"]["noise_redrawn"] is True
+    assert card["architecture"] == "SmpUNet" and card["options"]["name"] == "smp_unet"
+    assert all(0.1 < card["calibration"][name] < 10 for name in ("temperature", "temperature_flips"))
+    assert {"macro_iou", "precision_source", "ece"} <= set(card["metrics"])
     assert card["training"]["n_train"] + card["training"]["n_validation"] + card["training"]["n_test"] == N
     with (folder / "metrics.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -92,6 +100,8 @@ def test_weights_segment_new_shards_better_than_chance(trained, tmp_path):
     with shards.Shard(tmp_path / "new.h5") as shard:
         truth = shard.labels()
     assert np.mean(probability.argmax(1) == truth) > 0.85
+    answers = read_answers(tmp_path / "masks.h5")
+    assert answers.arc_found.all() and ((answers.familiarity > 0) & (answers.familiarity <= 1)).all()
     with pytest.raises(LenspipeError, match="for the survey 'toy', not 'des'"):
         segment.run(segment.SegmentConfig(survey="des"), inputs, outputs, 0)
 
@@ -135,3 +145,34 @@ def test_too_few_objects_are_refused(tmp_path):
     config = parse(train.TrainConfig, {"net": NET}, "train")
     with pytest.raises(LenspipeError, match="too few"):
         train.run(config, {"shard": {"a": tmp_path / "one.h5"}}, {"weights": tmp_path / "weights"}, 0)
+
+
+def test_another_network_and_loss_train_and_segment(inputs, tmp_path):
+    net = {"name": "isnet", "width": 16, "stem_stride": 1, "scaling": "minmax"}
+    loss = {"cross_entropy": 0, "dice": 0, "jaccard": 1, "focal": 2}
+    config = parse(train.TrainConfig, {"net": net, "loss": loss, "max_epochs": 1, "batch_size": 16}, "train")
+    train.run(config, inputs, {"weights": tmp_path / "weights"}, 5)
+    card = json.loads((tmp_path / "weights/card.json").read_text())
+    assert card["architecture"] == "ISNet" and "0 to 1 over all bands" in card["normalisation"]
+    outputs = {"masks": {"a": tmp_path / "masks.h5"}}
+    segmented = {"shard": {"a": inputs["shard"]["a"]}, "weights": tmp_path / "weights"}
+    assert segment.run(segment.SegmentConfig(flips=False), segmented, outputs, 0) == {"failed": {}}
+    with safe_open(tmp_path / "weights/model.safetensors", "pt") as f:
+        assert not any(name.startswith("truth_encoder") for name in f.keys())  # noqa: SIM118
+
+
+def test_an_encoder_starts_from_a_file(inputs, tmp_path):
+    config = parse(train.TrainConfig, {"net": NET}, "train").net
+    state = build(config, 3).net.encoder.state_dict()
+    save_file({name.removeprefix("model."): value for name, value in state.items()}, tmp_path / "encoder.safetensors")
+    torch.save(state, tmp_path / "encoder.pth")
+    for name in ("encoder.safetensors", "encoder.pth"):
+        net = build(config, 2)
+        train.start_encoder(net, tmp_path / name)
+        deep = [key for key, value in state.items() if value.ndim == 4][-1]
+        assert torch.equal(net.net.encoder.state_dict()[deep], state[deep])
+    (tmp_path / "broken.pth").write_bytes(b"no")
+    with pytest.raises(LenspipeError, match=r"broken\.pth: cannot be read"):
+        train.start_encoder(build(config, 2), tmp_path / "broken.pth")
+    with pytest.raises(LenspipeError, match="UNet has no encoder"):
+        train.start_encoder(build(UNetConfig(channels=(8, 8)), 2), tmp_path / "encoder.pth")

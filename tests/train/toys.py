@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 from lenspipe.errors import LenspipeError
+from lenspipe.nets.base import Segmenter
+from lenspipe.nets.config import LossConfig, NetConfig
+from lenspipe.nets.losses import Loss
 from lenspipe.ranks import Ranks, opened
 from lenspipe.train.data import PARTS, Batches, Objects, part_of
 from lenspipe.train.engine import Options, fit
@@ -19,13 +22,15 @@ from lenspipe.train.problem import Segmentation
 IDS = [f"SIM{i:07d}" for i in range(150)]
 SIZES = (60, 50, 40)
 SIZE = 12
+LOSS = Loss(LossConfig())
 
 
-class Net(torch.nn.Module):
+class Net(Segmenter):
     """Enough for classes that are told by brightness; GroupNorm, so that a batch may be shared out."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(NetConfig(), 1)
+        self.normalise = torch.nn.Identity()
         self.layers = torch.nn.Sequential(
             torch.nn.Conv2d(1, 8, 3, padding=1),
             torch.nn.GroupNorm(2, 8),
@@ -34,8 +39,11 @@ class Net(torch.nn.Module):
             torch.nn.Conv2d(8, 4, 1),
         )
 
-    def forward(self, image):
-        return self.layers(image)
+    def logits(self, x):
+        return self.layers(x)
+
+    def features(self, x):
+        return self.layers[:3](x)
 
 
 def write(folder):
@@ -63,7 +71,7 @@ class Watched(Segmentation):
     """A problem in which something happens at a step: ``term`` and ``usr1`` signal this process, ``kill`` kills it."""
 
     def __init__(self, net, at=None, what="", rank=0):
-        super().__init__(net)
+        super().__init__(net, LOSS)
         self.at, self.what, self.steps, self.me = at, what, 0, rank
 
     def forward(self, batch):
