@@ -1,0 +1,278 @@
+"""What the segmentation reaches on simulations that no training saw, and the reference recipe on the same data.
+
+Every training and its test is a workflow of its own, as a user would write it: one corridor simulates, labels and
+trains, another simulates lenses and non-lenses under other ids, labels and segments them. The same seed gives the same
+objects to every one of them. IoU is that of the pixels of all test lenses, pooled by class; macro IoU the mean of the
+four classes.
+
+* S/N labels, the default rule, by the default network; and by others, an equal number of minutes each (--nets).
+* Reference labels, by the same network and by the reference recipe: a ResNet-50 U-Net on the enlarged image, scaled to
+  0..1 over all bands, Jaccard loss, batches of 5, learning rate 1e-4, noise as it was simulated, no flips at the test.
+  Its encoder starts from chance or from --encoder-weights. What it did wrong (softmax after training with sigmoid,
+  augmented validation images) is not done again.
+* The oracle: a fit that knows every layer but for its brightness in each band, its place, its size and a shear, each
+  uncertain as the noise has it (Cramer-Rao, with a prior of 50 % in brightness, 1 pixel, 30 % in shape). It labels by
+  the same rule; no network can be expected to do better.
+* Quantile masks at 125x125 pixels, of one JWST-like band: the IoU of a class, and its mean with that of all the rest,
+  which others report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from lenspipe.io.masks import read_answers, read_masks
+from lenspipe.io.shards import Shard
+from lenspipe.label import masks as snr_rule
+from lenspipe.label import reference as reference_rule
+from lenspipe.nets.metrics import CalibrationError, NearIoU, Scores
+from lenspipe.types import CLASSES
+
+SEED = 20261121
+AREA = 20
+"""Source pixels from which an object counts as one with an arc."""
+THRESHOLD = 2.0
+FACTS = {"unit": "flux at the zero point", "orientation": "north-up-east-left"}
+DES = {
+    "simulate": {"supersampling": 2},
+    "convert": {"survey": {**FACTS, "bands": ["g", "r", "i"], "zero_point": 30, "pixel_scale": 0.2637}},
+}
+JWST = {
+    "simulate": {"supersampling": 2, "survey": {"preset": "jwst_nircam", "bands": ["F150W"], "n_pixels": 125}},
+    "convert": {"survey": {**FACTS, "bands": ["F150W"], "zero_point": 28.9, "pixel_scale": 0.03}},
+}
+RECIPE = {
+    "net": {
+        "name": "smp_unet",
+        "encoder": "resnet50",
+        "encoder_options": {},
+        "depth": 5,
+        "decoder_channels": [256, 128, 64, 32, 16],
+        "full_resolution": False,
+        "upsample": 2,
+        "scaling": "minmax",
+    },
+    "loss": {"cross_entropy": 0, "dice": 0, "jaccard": 1},
+    "batch_size": 5,
+    "learning_rate": 1e-4,
+    "max_epochs": 8,
+    "redraw_noise": False,
+}
+
+
+def trained_and_tested(
+    folder: Path, survey: dict[str, Any], rule: str, train: dict[str, Any], sizes: tuple[int, int], flips: bool = True
+) -> Path:
+    """Run the workflow in `folder`, or take what an earlier call left there, and return the corridor of the test.
+
+    Parameters
+    ----------
+    sizes : lenses, and as many non-lenses, to train on and to test.
+    """
+
+    def simulated(prefix: str, n: int) -> dict[str, Any]:
+        options = {**survey["simulate"], "prefix": prefix, "n_lenses": n, "n_nonlenses": n}
+        return {"simulate": options, "label": {"rule": rule}, "convert": survey["convert"]}
+
+    corridors = {
+        "training": {**simulated("SIM", sizes[0]), "train": {"test": 0, **train}},
+        "test": {**simulated("TEST", sizes[1]), "segment": {"flips": flips}},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    workflow = folder / "workflow.yaml"
+    workflow.write_text(yaml.safe_dump({"name": "segment", "seed": SEED, "corridors": corridors}))
+    command = [sys.executable, "-m", "lenspipe", "run", str(workflow), "--out", str(folder / "run")]
+    code = subprocess.run([*command, "--site-set", "backend=inline"], check=False, stdout=sys.stderr).returncode
+    if code:
+        sys.exit(code)
+    return folder / "run" / "test"
+
+
+def measured(corridor: Path) -> dict[str, float]:
+    """Scores of the test corridor's masks."""
+    lenses, near, calibration = Scores(), NearIoU(), CalibrationError()
+    area: dict[bool, list[int]] = {True: [], False: []}
+    answers: dict[bool, list[bool]] = {True: [], False: []}
+    strange: list[float] = []
+    for path in sorted((corridor / "shards").glob("*.h5")):
+        with Shard(path) as shard:
+            is_lens = shard.table()["is_lens"].astype(bool)
+            label = torch.as_tensor(np.asarray(shard.labels()), dtype=torch.long)
+        masks = corridor / "masks" / path.name
+        probability = torch.as_tensor(read_masks(masks)[1])
+        found = read_answers(masks)
+        best, chosen = probability.argmax(1), torch.as_tensor(is_lens)
+        lenses.update(best[chosen], label[chosen])
+        near.update(best[chosen], label[chosen])
+        calibration.update(probability, label)
+        pixels = (best == CLASSES.index("source")).sum((1, 2))
+        for kind in (True, False):
+            area[kind] += pixels[is_lens == kind].tolist()
+            answers[kind] += found.arc_found[is_lens == kind].tolist()
+        strange += found.familiarity.tolist()
+    scores = {name: float(value) for m in (lenses, near, calibration) for name, value in m.compute().items()}
+    return scores | {
+        "lens_recovery": float(np.mean(np.array(area[True]) >= AREA)),
+        "nonlens_with_source": float(np.mean(np.array(area[False]) >= AREA)),
+        "lens_no_arc": float(np.mean(~np.array(answers[True]))),
+        "nonlens_no_arc": float(np.mean(~np.array(answers[False]))),
+        "unfamiliar_1_percent": float(np.mean(np.array(strange) < 0.01)),
+    }
+
+
+def ceiling(corridor: Path, rule: str) -> float:
+    """Macro IoU of the oracle on the test lenses."""
+    rng, score = np.random.default_rng(SEED), Scores()
+    truth = labels_by_id(corridor)
+    with h5py.File(corridor / "layers.h5") as f:
+        for row, name in enumerate(f["id"].asstr()[:]):
+            if name not in truth or not f["source"][row].any():
+                continue
+            layers = np.stack([f[kind][row] for kind in ("source", "lens", "others")]).astype(np.float64)
+            rms = f["sky_rms"][row].astype(np.float64)
+            gain = f["exposure_time"][row].astype(np.float64)
+            made = refitted(layers, rms, gain, rng)
+            found = by_rule(rule, made[:, None].astype(np.float32), rms[None])
+            score.update(torch.as_tensor(found.astype(np.int64)), torch.as_tensor(truth[name][None].astype(np.int64)))
+    return float(score.compute()["macro_iou"])
+
+
+def labels_by_id(corridor: Path) -> dict[str, NDArray[np.uint8]]:
+    with h5py.File(corridor / "labels.h5") as f:
+        return dict(zip(f["id"].asstr()[:], f["label"][:]))
+
+
+def by_rule(rule: str, layers: NDArray[np.float32], rms: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """(N, H, W) labels of layers (3, N, B, H, W)."""
+    source, lens, others = layers
+    if rule == "snr":
+        return snr_rule.label(source, lens, others, rms, THRESHOLD)
+    return reference_rule.label(source, lens, others, reference_rule.Thresholds())
+
+
+def refitted(
+    layers: NDArray[np.float64], rms: NDArray[np.float64], gain: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """(3, B, H, W) layers as a fit at the Cramer-Rao limit finds them, linear in its parameters."""
+    _, bands, height, width = layers.shape
+    variance = rms[:, None, None] ** 2 + np.clip(layers.sum(0), 0, None) / gain[:, None, None]
+    columns, owners, priors = [], [], []
+    for number, layer in enumerate(layers):
+        if not layer.any():
+            continue
+        y, x = np.indices((height, width), dtype=np.float64)
+        weight = layer.sum(0) / layer.sum()
+        y, x = y - (weight * y).sum(), x - (weight * x).sum()
+        of_y, of_x = np.gradient(layer, axis=(1, 2))
+        scaled = [layer * (np.arange(bands) == b)[:, None, None] for b in range(bands)]
+        distorted = [of_x * x + of_y * y, of_x * x - of_y * y, of_x * y + of_y * x]
+        columns += [*scaled, of_x, of_y, *distorted]
+        owners += [number] * (bands + 5)
+        priors += [0.5] * bands + [1.0] * 2 + [0.3] * 3
+    jacobian = np.stack(columns).reshape(len(columns), -1)
+    fisher = (jacobian / variance.ravel()) @ jacobian.T + np.diag(1 / np.square(priors))
+    step = np.linalg.solve(np.linalg.cholesky(fisher).T, rng.standard_normal(len(columns)))
+    made = layers.copy()
+    for number, column, size in zip(owners, columns, step):
+        made[number] += size * column
+    return np.clip(made, 0, None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=12, help="of training for each network")
+    parser.add_argument("--nets", nargs="*", default=["isnet", "msrfnet"], help="others on S/N labels, by their names")
+    parser.add_argument("--encoder-weights", type=Path, help="for the reference recipe, a file with those of ResNet-50")
+    parser.add_argument("--lenses", type=int, default=1800, help="and as many non-lenses, to train on")
+    parser.add_argument("--work", type=Path, help="keep the runs here, and go on from what lies there")
+    parser.add_argument("--quick", action="store_true", help="a look: small nets, few objects, seconds of training")
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    options = parser.parse_args()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        result = everything(options, options.work or Path(temporary))
+    result |= {"minutes": (time.monotonic() - start) / 60, "training_minutes": options.minutes, "quick": options.quick}
+    result |= {"cores": len(os.sched_getaffinity(0)), "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    table(result)
+    if options.json:
+        # What is not defined (a class that does not occur) is null: JSON knows no NaN.
+        print(json.dumps(json.loads(json.dumps(result), parse_constant=lambda _: None)))
+
+
+def everything(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    sizes, wide = (options.lenses, 400), (options.lenses, 200)
+    common: dict[str, Any] = {"max_minutes": options.minutes, "max_epochs": 60}
+    recipe = {**common, **RECIPE}
+    others = {name: {**common, "net": {"name": name}} for name in options.nets}
+    quantile_nets: dict[str, dict[str, Any]] = {"default": common, **{k: v for k, v in others.items() if k == "isnet"}}
+    if options.encoder_weights:
+        recipe["encoder_weights"] = str(options.encoder_weights.resolve())
+    if options.quick:
+        sizes, wide = (64, 24), (24, 8)
+        common |= {"max_epochs": 3, "net": {"name": "unet", "channels": [16, 24, 32]}}
+        recipe |= {"max_epochs": 1, "batch_size": 16, "net": {**RECIPE["net"], "encoder": "resnet18"}}
+        others, quantile_nets = {}, {"default": {**common, "max_epochs": 1}}
+
+    snr = trained_and_tested(work / "snr", DES, "snr", common, sizes)
+    same_rule = trained_and_tested(work / "reference-rule", DES, "reference", common, sizes)
+    as_reference = trained_and_tested(work / "reference-recipe", DES, "reference", recipe, sizes, flips=False)
+    details = {"snr": measured(snr), "reference_rule": measured(same_rule), "reference_recipe": measured(as_reference)}
+    details |= {f"snr_{k}": measured(trained_and_tested(work / k, DES, "snr", v, sizes)) for k, v in others.items()}
+    quantile = {
+        k: measured(trained_and_tested(work / f"quantile-{k}", JWST, "quantile", v, wide))
+        for k, v in quantile_nets.items()
+    }
+    ceilings = {"snr": ceiling(snr, "snr"), "reference_rule": ceiling(same_rule, "reference")}
+    best, default = details["snr"], quantile["default"]
+    return {
+        "macro_iou": best["macro_iou"],
+        "macro_iou_reference_rule": details["reference_rule"]["macro_iou"],
+        "macro_iou_reference_recipe": details["reference_recipe"]["macro_iou"],
+        "oracle": ceilings,
+        "oracle_fraction": best["macro_iou"] / ceilings["snr"],
+        "oracle_fraction_reference_rule": details["reference_rule"]["macro_iou"] / ceilings["reference_rule"],
+        "lens_iou_quantile": default["iou_lens_with_background"],
+        "arc_iou_quantile": default["iou_source_with_background"],
+        "lens_iou_quantile_foreground": default["iou_lens"],
+        "arc_iou_quantile_foreground": default["iou_source"],
+        **{name: best[name] for name in ("ece", "nonlens_with_source", "lens_recovery")},
+        "iou": {name: best[f"iou_{name}"] for name in CLASSES},
+        "near_iou": {name: best[f"near_iou_{name}"] for name in CLASSES},
+        "details": {**details, **{f"quantile_{k}": v for k, v in quantile.items()}},
+    }
+
+
+def table(result: dict[str, Any]) -> None:
+    print(f"{'':28}" + "".join(f"{name:>12}" for name in ("macro", *CLASSES, "within 1 px", "ece")))
+    for name, scores in result["details"].items():
+        keys = ("macro_iou", *(f"iou_{c}" for c in CLASSES), "near_macro_iou", "ece")
+        print(f"{name:28}" + "".join(f"{scores[key]:12.3f}" for key in keys))
+    print("oracle: " + ", ".join(f"{name} {value:.3f}" for name, value in result["oracle"].items()))
+    print(
+        f"{AREA} source pixels or more: {result['lens_recovery']:.1%} of the lenses, "
+        f"{result['nonlens_with_source']:.1%} of the non-lenses"
+    )
+    print(
+        "quantile masks: lens {lens_iou_quantile:.3f}, arc {arc_iou_quantile:.3f} with the background, "
+        "{lens_iou_quantile_foreground:.3f} and {arc_iou_quantile_foreground:.3f} alone; {minutes:.0f} min".format(
+            **result
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
