@@ -149,8 +149,8 @@ def contestants(data: Imaging, scene: Scene, compiled: bool) -> dict[str, tuple[
             calls[f"{ours.engine} {label}{suffix}"] = (lambda f=ours, v=vectors[:count]: f.parts(v), count)
         calls[f"torch eager {label}"] = (lambda f=eager, v=vectors[:64]: f.parts(v), 64)
         if compiled:
-            fused, chunk = torch.compile(eager._parts), vectors[:16].to(dtype)
-            calls[f"torch compiled {label}"] = (lambda f=fused, v=chunk: f(v), 16)
+            fused, chunk = torch.compile(eager.stack.log_likelihood), vectors[None, :16].to(dtype)
+            calls[f"torch compiled {label}"] = (lambda f=fused, v=chunk: f(v, non_negative=False), 16)
     return calls
 
 
