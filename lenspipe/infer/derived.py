@@ -6,6 +6,7 @@ Legend: S draws, P parameters, B bands.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,23 @@ def position_angle(phi: Floats, cd: NDArray[np.float64]) -> Floats:
     """Degrees east of north, 0 to 180, of a direction `phi` (radians from +x) under the (2,2) CD matrix."""
     east, north = cd @ np.stack([np.cos(phi), np.sin(phi)])
     return np.asarray(np.degrees(np.arctan2(east, north)) % 180)
+
+
+def shapes(column: Mapping[str, Floats], cd: NDArray[np.float64] | None) -> dict[str, Quantity]:
+    """Axis ratio, direction and shear of the first deflector from the draws of its parameters, as far as it has them.
+
+    The position angle on the sky where the (2,2) CD matrix is known.
+    """
+    result = {}
+    if {"e1", "e2"} <= column.keys():
+        phi = orientation(column["e1"], column["e2"])
+        result["q"] = Quantity(axis_ratio(column["e1"], column["e2"]), "")
+        result["phi"] = Quantity(np.degrees(phi), "deg")
+        if cd is not None:
+            result["pa"] = Quantity(position_angle(phi, cd), "deg")
+    if {"gamma1", "gamma2"} <= column.keys():
+        result["gamma_ext"] = Quantity(np.hypot(column["gamma1"], column["gamma2"]), "")
+    return result
 
 
 def effective_einstein_radius(scene: Scene, vectors: Floats) -> Floats:

@@ -69,6 +69,25 @@ class Images:
         """(B,H,W) pixels in which the modelled source is brighter than the noise."""
         return self.source > self.sigma
 
+    @property
+    def arc_signal(self) -> float:
+        """S/N of the modelled source over all fitted pixels."""
+        return float(np.sqrt(((self.source / self.sigma)[self.mask] ** 2).sum()))
+
+    @property
+    def chi2_arc(self) -> float:
+        """Mean squared residual of the fitted pixels of the arc; NaN where there are none."""
+        arc = self.arc & self.mask
+        return float((self._residual[arc] ** 2).mean()) if arc.any() else float("nan")
+
+    def reduced_chi2(self, free: int) -> float:
+        """Of all fitted pixels, with so many free parameters, amplitudes included."""
+        return float((self._residual[self.mask] ** 2).sum() / max(int(self.mask.sum()) - free, 1))
+
+    @property
+    def _residual(self) -> Floats:
+        return (self.data - self.model) / self.sigma
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -186,8 +205,6 @@ def _fit(
         best=vector,
     )
     images = _images(exact, vector)
-    residual = (images.data - images.model) / images.sigma
-    arc = images.arc & images.mask
     free = len(vector) + len(scene.amplitudes) * len(images.data) + exact.n_templates
     value, difference = _compare(exact, vector, found.light)
     return Fit(
@@ -209,15 +226,15 @@ def _fit(
                 near_best=priors.physical(optima.u[near])[:, scene.index("theta_E")],
                 mass_light=mass_light(scene, vector, found.light),
                 other_lights=found.other_lights,
-                arc_signal=float(np.sqrt(((images.source / images.sigma)[images.mask] ** 2).sum())),
+                arc_signal=images.arc_signal,
                 mask_overlap=overlap(prepared.source, images),
                 converged=chains.converged,
                 lenstronomy_difference=difference,
             ),
             config.verdict,
         ),
-        reduced_chi2=float((residual[images.mask] ** 2).sum() / max(exact.n_data - free, 1)),
-        chi2_arc=float((residual[arc] ** 2).mean()) if arc.any() else float("nan"),
+        reduced_chi2=images.reduced_chi2(free),
+        chi2_arc=images.chi2_arc,
         log_likelihood=value,
         lenstronomy_difference=difference,
         light=found.light,
@@ -284,17 +301,9 @@ def _derived(
     flat = samples.reshape(-1, samples.shape[-1])
     draws = flat[np.random.default_rng(seed).integers(0, len(flat), _DERIVED_DRAWS)]
     column = {name: draws[:, i] for i, name in enumerate(scene.names)}
-    result = {}
-    if "e1" in column:
-        phi = derived.orientation(column["e1"], column["e2"])
-        result["q"] = Quantity(derived.axis_ratio(column["e1"], column["e2"]), "")
-        result["phi"] = Quantity(np.degrees(phi), "deg")
-        if cutout.cd is not None:
-            result["pa"] = Quantity(derived.position_angle(phi, cutout.cd), "deg")
+    result = derived.shapes(column, cutout.cd)
     effective = derived.effective_einstein_radius(scene, draws)
     result["theta_E_effective"] = Quantity(effective, "arcsec")
-    if "gamma1" in column:
-        result["gamma_ext"] = Quantity(np.hypot(column["gamma1"], column["gamma2"]), "")
     seen = derived.photometry(likelihood, draws)
     result["magnification"] = Quantity(seen.magnification, "")
     result |= derived.magnitudes(seen, cutout.zero_point, cutout.bands)

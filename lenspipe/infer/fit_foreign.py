@@ -95,8 +95,6 @@ def fit_foreign(
     best = flat[np.argmax(values)] if values.max() > machine.log_posterior(optimum) else optimum
     posterior = Posterior(scene.names, scene.units, flat.reshape(1, -1, flat.shape[-1]), values.reshape(1, -1), best)
     images, value = machine.images(best), machine.log_likelihood(best)
-    residual = (images.data - images.model) / images.sigma
-    arc = images.arc & images.mask
     # Colours of one source differ little in magnification: that of the band with the clearest arc is reported.
     band = int(np.argmax(((images.source / images.sigma) ** 2 * images.mask).sum((1, 2))))
     quantities = _derived(machine, flat, band, cutout, config, redshifts, seed)
@@ -124,15 +122,15 @@ def fit_foreign(
                 near_best=np.array([theta_E]),
                 mass_light=mass_light(scene, best),
                 other_lights={},
-                arc_signal=float(np.sqrt(((images.source / images.sigma)[images.mask] ** 2).sum())),
+                arc_signal=images.arc_signal,
                 mask_overlap=overlap(prepared.source, images),
                 converged=chains.converged,
                 lenstronomy_difference=float("nan"),
             ),
             config.verdict,
         ),
-        reduced_chi2=float((residual[images.mask] ** 2).sum() / max(int(images.mask.sum()) - free, 1)),
-        chi2_arc=float((residual[arc] ** 2).mean()) if arc.any() else float("nan"),
+        reduced_chi2=images.reduced_chi2(free),
+        chi2_arc=images.chi2_arc,
         log_likelihood=value,
         lenstronomy_difference=float("nan"),
         light=None,
@@ -353,15 +351,8 @@ def _derived(
     scene = machine.scene
     draws = flat[np.random.default_rng(seed).integers(0, len(flat), _DRAWS)]
     column = {name: draws[:, i] for i, name in enumerate(scene.names)}
-    result = {"theta_E_effective": Quantity(np.array([effective_radius(scene, d) for d in draws]), "arcsec")}
-    if {"e1", "e2"} <= column.keys():
-        phi = derived.orientation(column["e1"], column["e2"])
-        result |= {"q": Quantity(derived.axis_ratio(column["e1"], column["e2"]), "")}
-        result |= {"phi": Quantity(np.degrees(phi), "deg")}
-        if cutout.cd is not None:
-            result["pa"] = Quantity(derived.position_angle(phi, cutout.cd), "deg")
-    if {"gamma1", "gamma2"} <= column.keys():
-        result["gamma_ext"] = Quantity(np.hypot(column["gamma1"], column["gamma2"]), "")
+    result = derived.shapes(column, cutout.cd)
+    result["theta_E_effective"] = Quantity(np.array([effective_radius(scene, d) for d in draws]), "arcsec")
     result["magnification"] = Quantity(np.array([machine.magnification(d, band) for d in draws]), "")
     if redshifts is not None:
         isothermal = column.get("theta_E") if scene.profiles["lens"][0] in ("SIE", "SIS") else None
