@@ -54,6 +54,9 @@ INTAKE = Product("intake", "intake.ecsv")
 WEIGHTS = Product("weights", "weights", directory=True, shared=True)
 """``model.safetensors``, ``card.json``, ``MODEL_CARD.md``, ``metrics.csv``, ``curves.png``."""
 MASKS = Product("masks", "masks/{key}.h5")
+ESTIMATOR = Product("estimator", "estimator", directory=True, shared=True)
+"""The same files as `WEIGHTS`, of the network that estimates the deflector."""
+ESTIMATES = Product("estimates", "estimates/{key}.h5")
 CANDIDATES = Product("candidates", "candidates.ecsv")
 """One row per object that was segmented: id, key, selected, the figures of the rule, truth where known."""
 BUNDLE = Product("bundle", "bundles/{aa}/{key}.h5")

@@ -18,6 +18,8 @@ from lenspipe.errors import CandidateError, Reason
 
 CLASSES = ("source", "lens", "noise", "background")
 """Order of the segmentation classes; ``noise`` means other objects (neighbours, stars)."""
+DEFLECTOR = ("center_x", "center_y", "theta_E", "e1", "e2", "gamma1", "gamma2")
+"""Order of the parameters that a network estimates: centre and Einstein radius (arcsec), ellipticity, shear."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
@@ -92,6 +94,23 @@ class Masks:
     def of(self, name: str) -> NDArray[np.float32]:
         """(H, W) probability of class `name`."""
         return self.probability[CLASSES.index(name)]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a network says of one deflector from its image: a Gaussian. It shows a fit where to begin and is no prior,
+    for it has seen the same pixels.
+
+    Attributes
+    ----------
+    mean : (7,) f8, ordered as `DEFLECTOR`, theta_E by its natural logarithm.
+    covariance : (7, 7) f8.
+    origin : name of the weights.
+    """
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    origin: str
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,14 @@ def test_workflows_of_the_guide_are_accepted(text: str, tmp_path: Path) -> None:
     assert len(build(load(path, [], stages.get).instances).order) == 6
 
 
+def test_the_workflow_with_estimates_is_accepted(tmp_path: Path) -> None:
+    (text,) = blocks("docs/estimates.md", "yaml")
+    (tmp_path / "workflow.yaml").write_text(text, encoding="utf-8")
+    made = build(load(tmp_path / "workflow.yaml", [], stages.get).instances)
+    assert made.makers["search.estimate"]["estimator"].name == "training.train_estimates"
+    assert made.makers["search.select"]["estimates"].name == "search.estimate"
+
+
 def test_sites_of_the_guide_are_accepted() -> None:
     from lenspipe.backends.site import Site
 

@@ -21,6 +21,7 @@ from lenspipe.infer.prepare import Prepared
 from lenspipe.infer.priors import Prior, Priors
 from lenspipe.infer.search import Found
 from lenspipe.lensing.scene import Component, Scene
+from lenspipe.types import Estimate
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -75,7 +76,8 @@ def kept(checkpoint: Checkpoint, search: Callable[[], Found]) -> Found:
 
 
 _CLASSES: dict[str, Any] = {
-    c.__name__: c for c in (Found, HeldLight, Prepared, Imaging, Optima, Objective, Priors, Prior, Scene, Component)
+    c.__name__: c
+    for c in (Found, HeldLight, Prepared, Estimate, Imaging, Optima, Objective, Priors, Prior, Scene, Component)
 }
 """Classes that hold nothing but data: they are kept attribute by attribute, and no others are ever made."""
 

@@ -127,6 +127,9 @@ class SearchConfig(Config):
     """How the optimum is looked for."""
 
     starts: int = Field(default=36, ge=3, description="starts that are optimised together")
+    estimated: int = Field(
+        default=12, ge=0, description="further starts, drawn from what a network estimates, where one has; 0: none"
+    )
     finalists: int = Field(default=10, ge=1, description="distinct optima that are polished")
     radii: int = Field(default=24, ge=3, description="Einstein radii of the coarse grid")
     theta_E_min: float = Field(default=0.3, gt=0, description="smallest radius of the grid, arcsec")

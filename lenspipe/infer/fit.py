@@ -34,7 +34,7 @@ from lenspipe.infer.verdict import Evidence, Verdict, judge
 from lenspipe.lensing.light import half_light
 from lenspipe.lensing.params import without_band
 from lenspipe.lensing.scene import Scene, build
-from lenspipe.types import Cutout, Masks, Posterior
+from lenspipe.types import Cutout, Estimate, Masks, Posterior
 
 Floats = NDArray[np.float64]
 
@@ -132,6 +132,7 @@ def fit(
     seed: int,
     redshifts: tuple[float, float] | None = None,
     checkpoint: Checkpoint = NOWHERE,
+    estimate: Estimate | None = None,
 ) -> Fit:
     """Fit `config`'s lens model to a cutout.
 
@@ -141,6 +142,7 @@ def fit(
     seed : of the sampler; the same candidate, config and seed give the same result on the same machine.
     redshifts : of lens and source, for velocity dispersion and mass.
     checkpoint : keeps how far the fit has come; with what an earlier process left of the same fit it goes on.
+    estimate : of the deflector, by a network; further starts are drawn from it. It is no prior.
 
     Raises
     ------
@@ -157,7 +159,7 @@ def fit(
     if config.fixed:
         raise LenspipeError(f"fixed.{next(iter(config.fixed))}: only engine: lenstronomy holds parameters.")
     with using(config.engine):
-        return _fit(cutout, masks, config, seed, redshifts, checkpoint)
+        return _fit(cutout, masks, config, seed, redshifts, checkpoint, estimate)
 
 
 def _fit(
@@ -167,6 +169,7 @@ def _fit(
     seed: int,
     redshifts: tuple[float, float] | None,
     checkpoint: Checkpoint,
+    estimate: Estimate | None,
 ) -> Fit:
     begun, cpu_begun = time.perf_counter() - checkpoint.spent, time.process_time()
     as_reference = config.preset == "reference"
@@ -179,7 +182,8 @@ def _fit(
     scene = build(model.lens, model.source, light, sky, model.joint_centre, model.free_bands, cutout.bands)
 
     def look() -> Found:
-        prepared = prepare(cutout, masks, data)
+        starts_there = estimate if config.search.estimated and not as_reference else None
+        prepared = prepare(cutout, masks, data, starts_there)
         return recipe.search(prepared, scene, config, seed) if as_reference else search(prepared, scene, config)
 
     found = kept(checkpoint, look)

@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation, label
 from lenspipe.errors import CandidateError, Reason
 from lenspipe.infer.config import DataConfig
 from lenspipe.infer.likelihood import Imaging
-from lenspipe.types import Cutout, Masks
+from lenspipe.types import Cutout, Estimate, Masks
 
 _SMALLEST_ARC = 5
 """Pixels; what is smaller cannot mislead a fit."""
@@ -29,6 +29,7 @@ class Prepared:
     others : (H,W) pixels of other objects, left out of ``imaging.mask``.
     centre : x, y of the lens, arcsec.
     origin : the window's first (row, column) in the cutout.
+    estimate : what a network says of the deflector, where starts are drawn from it; else None.
     """
 
     imaging: Imaging
@@ -37,6 +38,7 @@ class Prepared:
     others: NDArray[np.bool_]
     centre: tuple[float, float]
     origin: tuple[int, int]
+    estimate: Estimate | None = None
 
     def arcs_left_out(self) -> Iterator[tuple[tuple[float, float], Prepared]]:
         """Where there are several segmented arcs: the x, y (arcsec) of each, and this without its pixels."""
@@ -68,7 +70,7 @@ class Prepared:
         return replace(self, imaging=imaging, source=source, others=self.others | pixels)
 
 
-def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared:
+def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig, estimate: Estimate | None = None) -> Prepared:
     """Cut the window out, mask what does not count, find the lens.
 
     Raises
@@ -115,7 +117,7 @@ def prepare(cutout: Cutout, masks: Masks | None, config: DataConfig) -> Prepared
         psf=None if gaussian else _central(cutout.psf, (height, width)),
         psf_fwhm=cutout.psf_fwhm if gaussian else None,
     )
-    return Prepared(imaging, source, lens, others, centre, (rows.start, columns.start))
+    return Prepared(imaging, source, lens, others, centre, (rows.start, columns.start), estimate)
 
 
 def with_light_error(imaging: Imaging, light: NDArray[np.float64], fraction: float) -> Imaging:

@@ -1,7 +1,8 @@
 """Where to begin: the lens light first, then a coarse grid over Einstein radius and source position.
 
 The grid covers every radius the image allows; masks, where there are any, only tell which pixels are the arc while
-the lens light is fitted, and add radii near the arc they show.
+the lens light is fitted, and add radii near the arc they show. A network's estimate of the deflector, where there is
+one, adds starts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from lenspipe.infer.priors import Priors
 from lenspipe.lensing.light import half_light
 from lenspipe.lensing.params import without_band
 from lenspipe.lensing.scene import Scene
+from lenspipe.types import DEFLECTOR, Estimate
 
 Floats = NDArray[np.float64]
 
@@ -78,20 +80,46 @@ def grid(prepared: Prepared, scene: Scene, priors: Priors, light: dict[str, floa
     if hint is not None:
         radii += list(hint * np.geomspace(0.75, 1.33, 7))
     e1, e2 = (light.get(f"lens_light_{e}", 0.0) for e in ("e1", "e2"))
+    centre = light["center_x"], light["center_y"]
     rows = []
     for theta_E in radii:
         for share in (1.0, 0.3):
-            for size in _SIZES:
-                for offset, count in _POSITIONS:
-                    for k in range(count):
-                        angle = 2 * math.pi * (k + 0.25) / count
-                        x = light["center_x"] + offset * theta_E * math.cos(angle)
-                        y = light["center_y"] + offset * theta_E * math.sin(angle)
-                        rows.append({"theta_E": theta_E, "e1": share * e1, "e2": share * e2, "source_R_sersic": size,
-                                     "source_sigma": size / half_light("GAUSSIAN_ELLIPSE"),
-                                     "source_center_x": x, "source_center_y": y})  # fmt: skip
+            mass = {"theta_E": theta_E, "e1": share * e1, "e2": share * e2}
+            rows += [mass | source for source in _sources(theta_E, centre)]
     base = _neutral(scene) | light
     return priors.inner(_vectors(scene, [base | row for row in rows]))
+
+
+def drawn(estimate: Estimate, scene: Scene, priors: Priors, light: dict[str, float], count: int) -> Floats:
+    """(count, K, P) sampled coordinates: deflectors drawn from a network's Gaussian, its mean first, each with K
+    sources of several places and sizes, about its own centre and about that of the light.
+
+    The standard deviates are the same for every candidate.
+    """
+    root = np.linalg.cholesky(estimate.covariance)
+    deviates = np.random.default_rng(0).standard_normal((count, len(DEFLECTOR)))
+    deviates[:1] = 0
+    base, rows = _neutral(scene) | light, []
+    for values in (estimate.mean + deviates @ root.T).tolist():
+        mass = dict(zip(DEFLECTOR, values))
+        mass["theta_E"] = math.exp(mass["theta_E"])
+        for x, y in ((mass["center_x"], mass["center_y"]), (light["center_x"], light["center_y"])):
+            about = base | mass | {"center_x": x, "center_y": y}
+            rows += [about | source for source in _sources(mass["theta_E"], (x, y))]
+    return priors.inner(_vectors(scene, rows)).reshape(count, -1, len(scene.names))
+
+
+def _sources(theta_E: float, centre: tuple[float, float]) -> list[dict[str, float]]:
+    """Places and sizes of the source behind a deflector."""
+    rows = []
+    for size in _SIZES:
+        for offset, count in _POSITIONS:
+            for k in range(count):
+                angle = 2 * math.pi * (k + 0.25) / count
+                rows.append({"source_R_sersic": size, "source_sigma": size / half_light("GAUSSIAN_ELLIPSE"),
+                             "source_center_x": centre[0] + offset * theta_E * math.cos(angle),
+                             "source_center_y": centre[1] + offset * theta_E * math.sin(angle)})  # fmt: skip
+    return rows
 
 
 def searched(prepared: Prepared, config: SearchConfig) -> tuple[float, float]:

@@ -70,6 +70,7 @@ def summarise(fit: Fit, cutout: Cutout, masks_origin: str, seed: int, versions: 
         "engine": fit.engine,
         "device": "cpu",
         "masks": masks_origin,
+        "estimates": fit.prepared.estimate.origin if fit.prepared.estimate else None,
         "bands": list(cutout.bands),
         "ra": _finite(cutout.ra),
         "dec": _finite(cutout.dec),

@@ -4,7 +4,9 @@ Datasets (N objects): ``id``; ``image sigma`` (N,B,H,W) f4; ``valid`` (N,B,H,W) 
 ``psf_fwhm background_rms exposure_time zero_point`` (N,B) f8; ``cd`` (N,2,2) f8 (NaN = unknown); ``ra dec`` (N,);
 ``sigma_measured`` (N,) bool; ``notes`` (N,) text; optional ``label`` (N,H,W) u1 with values in
 `lenspipe.types.CLASSES`; ``table/NAME`` (N,): columns that came along (units in the attribute ``unit``), true
-parameters of simulations as ``true_*`` and ``is_lens`` among them; bundles add ``masks`` (N,C,H,W) f4.
+parameters of simulations as ``true_*`` and ``is_lens`` among them; bundles add ``masks`` (N,C,H,W) f4 and, where a
+network estimated the deflector, ``estimate/mean`` (N,7) and ``estimate/covariance`` (N,7,7), in the parameters of
+`lenspipe.types.Estimate`.
 Attributes: ``schema bands pixel_scale unit lenspipe``.
 """
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from lenspipe import __version__
 from lenspipe.errors import LenspipeError
-from lenspipe.types import CLASSES, Cutout, Masks
+from lenspipe.types import CLASSES, DEFLECTOR, Cutout, Estimate, Masks
 
 SCHEMA = 1
 _PER_OBJECT = ("image", "sigma", "valid", "psf", "psf_fwhm", "background_rms", "exposure_time", "zero_point")
@@ -36,7 +38,13 @@ class Extra:
     units: dict[str, str] = field(default_factory=dict)
 
 
-def write(path: Path, cutouts: Sequence[Cutout], extra: Extra | None = None, masks: Sequence[Masks] = ()) -> None:
+def write(
+    path: Path,
+    cutouts: Sequence[Cutout],
+    extra: Extra | None = None,
+    masks: Sequence[Masks] = (),
+    estimates: Sequence[Estimate] = (),
+) -> None:
     """Write cutouts that share bands, shapes and pixel scale to `path` (a temporary name: the caller renames)."""
     first, extra = cutouts[0], extra or Extra()
     text = h5py.string_dtype()
@@ -64,6 +72,10 @@ def write(path: Path, cutouts: Sequence[Cutout], extra: Extra | None = None, mas
         if masks:
             f["masks"] = np.stack([m.probability for m in masks])
             f["masks"].attrs.update(classes=list(CLASSES), origin=masks[0].origin)
+        if estimates:
+            for name in ("mean", "covariance"):
+                f[f"estimate/{name}"] = np.stack([getattr(e, name) for e in estimates])
+            f["estimate"].attrs.update(parameters=list(DEFLECTOR), origin=estimates[0].origin)
 
 
 class Shard:
@@ -113,6 +125,12 @@ class Shard:
             return None
         return Masks(self.file["masks"][row].astype(np.float32), str(self.file["masks"].attrs["origin"]))
 
+    def estimate(self, row: int) -> Estimate | None:
+        if "estimate" not in self.file:
+            return None
+        group = self.file["estimate"]
+        return Estimate(group["mean"][row], group["covariance"][row], str(group.attrs["origin"]))
+
     def labels(self) -> NDArray[np.uint8] | None:
         return self.file["label"][:] if "label" in self.file else None
 
@@ -128,12 +146,20 @@ class Shard:
         return {name: str(d.attrs.get("unit", "")) for name, d in self.file.get("table", {}).items()}
 
 
-def write_bundle(path: Path, cutout: Cutout, masks: Masks | None, extra: Extra | None = None) -> None:
-    """One candidate with its masks."""
-    write(path, [cutout], extra, [masks] if masks is not None else [])
+def write_bundle(
+    path: Path, cutout: Cutout, masks: Masks | None, extra: Extra | None = None, estimate: Estimate | None = None
+) -> None:
+    """One candidate with its masks, and what a network estimates of its deflector."""
+    write(path, [cutout], extra, [masks] if masks is not None else [], [estimate] if estimate is not None else [])
 
 
 def read_bundle(path: Path) -> tuple[Cutout, Masks | None, dict[str, Any]]:
     """`Cutout`, `Masks` (None where nothing was segmented) and the columns that came along, one value each."""
     with Shard(path) as shard:
         return shard.cutout(0), shard.masks(0), {name: column[0] for name, column in shard.table().items()}
+
+
+def read_estimate(path: Path) -> Estimate | None:
+    """What a network estimates of a bundle's deflector; None where none did."""
+    with Shard(path) as shard:
+        return shard.estimate(0)

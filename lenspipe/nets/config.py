@@ -123,6 +123,30 @@ class AnyNetConfig(Config):
     net: AnyNet
 
 
+class EstimatorConfig(NetConfig):
+    """An EfficientNet of timm (Tan & Le 2019; 2021) with a Gaussian of the deflector's parameters as its answer."""
+
+    name: str = Field(
+        "efficientnet_b0",
+        pattern="^(tf_)?efficientnet",
+        description="of timm: efficientnet_b0, tf_efficientnetv2_b0, ...",
+    )
+    stem_stride: Literal[1, 2] = Field(
+        2, description="of the first convolution; 1 sees more and takes four times as long"
+    )
+    drop_rate: float = Field(0.2, ge=0, lt=1, description="features left out at random while training")
+    masks: bool | None = Field(
+        None,
+        description="see the probabilities of the segmentation classes too; null: if a network that segments is there",
+    )
+    window: int | None = Field(
+        None, ge=8, description="pixels; a square so large in the middle is looked at; null: as large as the images"
+    )
+
+    def at_inference(self) -> EstimatorConfig:
+        return self.model_copy(update={"drop_rate": 0.0})
+
+
 class LossConfig(Config):
     """A sum of losses on the softmax probabilities, each with its weight."""
 

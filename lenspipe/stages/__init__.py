@@ -13,6 +13,7 @@ from lenspipe.stage import Stage
 
 NAMES = (
     *("simulate", "label", "convert", "train", "segment", "select", "model", "collect", "report"),
+    *("train_estimates", "estimate"),
     *("plan", "simulate_substructure", "simulate_supernovae", "simulate_discs", "contact"),
 )
 

@@ -19,7 +19,7 @@ from lenspipe.infer.config import FitConfig
 from lenspipe.io.atomic import replacing
 from lenspipe.products import BUNDLE, CANDIDATES, MODEL
 from lenspipe.stage import Inputs, Outputs, Own, Resources, Stage, for_each, seed_for
-from lenspipe.types import Cutout, Masks
+from lenspipe.types import Cutout, Estimate, Masks
 
 if TYPE_CHECKING:
     from lenspipe.infer.fit import Fit
@@ -54,7 +54,7 @@ class ModelConfig(FitConfig):
 
 def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     """Fit each bundle of the task; one that cannot be fitted fails alone."""
-    from lenspipe.io.shards import read_bundle
+    from lenspipe.io.shards import read_bundle, read_estimate
     from lenspipe.stages.overrides import read
 
     overrides = read(config.candidates, config) if config.candidates else {}
@@ -63,18 +63,19 @@ def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     def prepare(key: str) -> Callable[[], Callable[[], Any]]:
         """What fits candidate `key` and returns what writes it down."""
         cutout, masks, columns = read_bundle(inputs[BUNDLE.name][key])
+        estimate = read_estimate(inputs[BUNDLE.name][key])
         truth = {n.removeprefix("true_"): float(v) for n, v in columns.items() if n.startswith("true_")}
         options, redshifts = config, None
         if own := overrides.get(key):
             cutout, masks = own.drawn_on(cutout, masks)
             options, redshifts = own.over(config), own.entry.redshifts
         folder, own_seed = outputs[MODEL.name][key], seed_for(seed, key)
-        checkpoint = checkpoint_of(folder.with_name(key), cutout, masks, options, own_seed)
+        checkpoint = checkpoint_of(folder.with_name(key), cutout, masks, options, own_seed, estimate)
         checkpoints.append(checkpoint)
 
         def work() -> Callable[[], Any]:
             try:
-                found = fitted(cutout, masks, options, own_seed, checkpoint, redshifts)
+                found = fitted(cutout, masks, options, own_seed, checkpoint, redshifts, estimate)
             except LenspipeError as error:
                 raise LenspipeError(f"{config.candidates}: {key}: {error}" if own else str(error)) from None
             return lambda: to_folder(found, cutout, masks, options, own_seed, folder, truth)
@@ -95,7 +96,14 @@ def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     return {"failed": failed}
 
 
-def checkpoint_of(final: Path, cutout: Cutout, masks: Masks | None, config: ModelConfig, seed: int) -> FileCheckpoint:
+def checkpoint_of(
+    final: Path,
+    cutout: Cutout,
+    masks: Masks | None,
+    config: ModelConfig,
+    seed: int,
+    estimate: Estimate | None = None,
+) -> FileCheckpoint:
     """Where a fit whose results go to `final` keeps its chains meanwhile: ``.NAME.checkpoint.npz`` beside that folder.
 
     What was left by a fit of other data, options, seed or versions is passed over.
@@ -103,7 +111,7 @@ def checkpoint_of(final: Path, cutout: Cutout, masks: Masks | None, config: Mode
     from lenspipe.io.checkpoint import FileCheckpoint, digest
 
     options = config.model_dump(mode="json", include=set(FitConfig.model_fields))
-    identity = digest(cutout, masks, options, seed, _versions())
+    identity = digest(cutout, masks, estimate, options, seed, _versions())
     return FileCheckpoint(final.with_name(f".{final.name}.checkpoint.npz"), identity, EVERY)
 
 
@@ -152,6 +160,7 @@ def fitted(
     seed: int,
     checkpoint: FileCheckpoint,
     redshifts: tuple[float, float] | None = None,
+    estimate: Estimate | None = None,
 ) -> Fit:
     """Fit one candidate."""
     import torch
@@ -160,7 +169,7 @@ def fitted(
 
     log.info("%s: fitting", cutout.id)
     with torch.no_grad():
-        return fit(cutout, masks, config, seed, redshifts, checkpoint)
+        return fit(cutout, masks, config, seed, redshifts, checkpoint, estimate)
 
 
 def to_folder(

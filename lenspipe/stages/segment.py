@@ -67,20 +67,25 @@ def _network(
     net, familiarity, card = load_segmenter(folder, shard, config.survey)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net.to(device)
-    temperature = card.calibration.get("temperature_flips" if config.flips else "temperature", 1.0)
+    divisor = temperature(card, config.flips)
     parts, p_values = [], []
     for start in range(0, len(shard), config.batch_size):
         rows = slice(start, start + config.batch_size)
         image = np.where(shard.file["valid"][rows], shard.file["image"][rows], np.nan)
         tensor = torch.as_tensor(image, dtype=torch.float32, device=device)
-        parts.append(predict(net, tensor, config.flips, temperature).numpy())
+        parts.append(predict(net, tensor, config.flips, divisor).numpy())
         if familiarity is not None:
             p_values.append(familiarity.p_value(describe(net, tensor)).float().numpy())
     return np.concatenate(parts), np.concatenate(p_values) if p_values else None, card.name
 
 
+def temperature(card: weights.Card, flips: bool) -> float:
+    """What divides the logits of the network of this card, or with `flips` the logarithms of their average."""
+    return card.calibration.get("temperature_flips" if flips else "temperature", 1.0)
+
+
 def load_segmenter(
-    folder: Path, shard: Shard, survey: str | None
+    folder: Path, shard: Shard | None = None, survey: str | None = None
 ) -> tuple[Segmenter, Familiarity | None, weights.Card]:
     """The network in `folder`, ready for the images of `shard`, what it was trained on, and its card.
 
@@ -94,11 +99,12 @@ def load_segmenter(
     from lenspipe.nets.familiarity import split
     from lenspipe.types import CLASSES
 
-    architecture = weights.read_card(folder).architecture
-    if architecture not in ARCHITECTURES:
+    card = weights.read_card(folder)
+    if card.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise LenspipeError(f"{folder}: weights of the architecture {architecture!r} do not segment; {known} do.")
-    tensors, card = weights.load(folder, architecture, shard.bands, shard.pixel_scale, CLASSES, survey)
+        raise LenspipeError(f"{folder}: weights of the architecture {card.architecture!r} do not segment; {known} do.")
+    data = shard or card
+    tensors, card = weights.load(folder, card.architecture, data.bands, data.pixel_scale, CLASSES, survey)
     own, familiarity = split(tensors)
     net = rebuild(card.options, len(card.bands), f"{folder}/card.json")
     try:

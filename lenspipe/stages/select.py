@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from lenspipe.config import Config
 from lenspipe.stage import Inputs, Outputs, Resources, Stage
 
 if TYPE_CHECKING:
-    from lenspipe.types import Cutout, Masks
+    from lenspipe.types import Cutout, Estimate, Masks
 
 log = logging.getLogger(__name__)
 
@@ -122,12 +123,16 @@ def remeasure(cutout: Cutout, masks: Masks, config: SelectConfig) -> Cutout:
 
 def run(config: SelectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     from lenspipe.io import catalogue, shards
+    from lenspipe.io.estimates import read_estimates
     from lenspipe.io.masks import read_answers, read_masks
     from lenspipe.types import Masks
 
     index = catalogue.read_ecsv(inputs["shards"])
+    estimate_files = inputs.get(products.ESTIMATES.name, {})
     rows: list[dict[str, Any]] = []
     units = {"distance_arcsec": "arcsec", "ra": "deg", "dec": "deg"}
+    lengths = ("center_x", "center_y", "theta_E")
+    units |= {f"estimated_{name}{end}": "arcsec" for name in lengths for end in ("", "_sigma")}
     for key in (str(k) for k in index["key"]):
         if key not in inputs["shard"]:
             continue
@@ -138,6 +143,7 @@ def run(config: SelectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> di
                 ids, probability, origin = read_masks(inputs["masks"][key])
                 found = {name: Masks(each, origin) for name, each in zip(ids, probability)}
                 familiarity = dict(zip(ids, read_answers(inputs["masks"][key]).familiarity.tolist()))
+            estimates = read_estimates(estimate_files[key]) if key in estimate_files else {}
             table, table_units = shard.table(), shard.units()
             truth = [name for name in table if name == "is_lens" or name.startswith("true_")]
             units.update({name: table_units[name] for name in truth})
@@ -161,6 +167,7 @@ def run(config: SelectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> di
                         "familiarity": p_value,
                         "masks_origin": masks.origin if masks else "",
                         "why": verdict.why,
+                        **(estimated(estimates[name]) if name in estimates else {}),
                         **{column: table[column][row].item() for column in truth},
                     }
                 )
@@ -169,10 +176,23 @@ def run(config: SelectConfig, inputs: Inputs, outputs: Outputs, seed: int) -> di
                     if cutout.sigma_measured:
                         cutout = remeasure(cutout, masks, config)
                     extra = shards.Extra(table={c: v[row : row + 1] for c, v in table.items()}, units=table_units)
-                    shards.write_bundle(outputs["bundle"][name], cutout, masks, extra)
+                    shards.write_bundle(outputs["bundle"][name], cutout, masks, extra, estimates.get(name))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     catalogue.write_ecsv(outputs["candidates"], {c: [row.get(c) for row in rows] for c in columns}, units)
     return {"figures": figures(rows)}
+
+
+def estimated(estimate: Estimate) -> dict[str, float]:
+    """``estimated_NAME`` and ``estimated_NAME_sigma`` of each parameter of the deflector; theta_E's are median and
+    relative sigma times median."""
+    import numpy as np
+
+    from lenspipe.types import DEFLECTOR
+
+    values = dict(zip(DEFLECTOR, zip(estimate.mean.tolist(), np.sqrt(estimate.covariance.diagonal()).tolist())))
+    logarithm, sigma = values["theta_E"]
+    values["theta_E"] = (math.exp(logarithm), math.exp(logarithm) * sigma)
+    return {f"estimated_{name}{end}": v for name, pair in values.items() for end, v in zip(("", "_sigma"), pair)}
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, int]:
@@ -191,6 +211,7 @@ STAGE = Stage(
     name="select",
     inputs=(products.SHARDS, products.SHARD, products.MASKS),
     outputs=(products.CANDIDATES, products.BUNDLE),
+    optional=(products.ESTIMATES,),
     config=SelectConfig,
     run=run,
     version=2,

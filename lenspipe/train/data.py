@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from lenspipe.nets.turns import Turn
 from lenspipe.ranks import Ranks
 
 PARTS = ("train", "validation", "test")
 WINDOW = 2048
 """Objects that are shuffled among each other, and at most that many that are held in memory at a time."""
 Batch = tuple[Tensor, Tensor]
-"""Images (N, B, H, W) f4 in physical units, NaN where a pixel may not be used, and labels (N, H, W) i8."""
+"""Images (N, B, H, W) f4 in physical units, NaN where a pixel may not be used, and what is to be learnt of them: labels
+(N, H, W) i8, or parameters (N, 7) f4 (`Objects.truth`)."""
 
 
 def part_of(object_id: str, validation: float, test: float) -> str:
@@ -55,7 +57,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Objects:
-    """N labelled objects in shards.
+    """N objects in shards, and what is to be learnt of them.
 
     Attributes
     ----------
@@ -63,6 +65,7 @@ class Objects:
     shard, row : (N,) where each object lies.
     part : (N,) index into `PARTS`.
     layers : for training images with new noise in each epoch; None: as they are in the shards.
+    truth : (N, 7) f4, parameters ordered as `lenspipe.types.DEFLECTOR`; None: the labels in the shards are learnt.
     """
 
     shards: Sequence[Path]
@@ -70,6 +73,7 @@ class Objects:
     row: NDArray[np.int64]
     part: NDArray[np.int8]
     layers: Layers | None = None
+    truth: NDArray[np.float32] | None = None
 
     def of(self, part: str) -> NDArray[np.int64]:
         """Numbers of the objects of a part."""
@@ -127,10 +131,10 @@ class TrainingSet(IterableDataset[Batch]):
         with _Files(self.objects) as files:
             for start in range(0, len(batches), at_a_time):
                 some = batches[start : start + at_a_time]
-                images, labels, noise = files.training(some.ravel())
+                images, answers, noise = files.training(some.ravel())
                 for number, rows in enumerate(np.arange(some.size).reshape(some.shape)):
                     made = [
-                        _vary(images[row], labels[row], [a[row] for a in noise], self._rng(int(some[number, i])))
+                        _vary(images[row], answers[row], [a[row] for a in noise], self._rng(int(some[number, i])))
                         for i, row in enumerate(rows)
                     ]
                     yield tuple(torch.from_numpy(np.stack(a)) for a in zip(*made))  # type: ignore[misc]
@@ -151,8 +155,7 @@ class EvaluationSet(IterableDataset[Batch]):
         with _Files(self.objects) as files:
             for start in range(0, len(self.numbers), self.batch_size):
                 some = self.numbers[start : start + self.batch_size]
-                image, label = files.image(some), files.label(some)
-                yield torch.from_numpy(image), torch.from_numpy(label.astype(np.int64))
+                yield torch.from_numpy(files.image(some)), torch.from_numpy(files.answer(some))
 
 
 @dataclass(frozen=True)
@@ -210,16 +213,16 @@ class _Files:
         for file in self._open.values():
             file.close()
 
-    def training(self, numbers: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.uint8], list[NDArray[Any]]]:
-        """Images, labels, and what is needed to draw the noise anew (or nothing)."""
+    def training(self, numbers: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[Any]]]:
+        """Images, what is to be learnt of them, and what is needed to draw the noise anew (or nothing)."""
         layers = self._objects.layers
         if layers is None:
-            return self.image(numbers), self.label(numbers), []
+            return self.image(numbers), self.answer(numbers), []
         rows = layers.row[numbers]
         clean = sum(_rows(self._file(layers.path)[name], rows) for name in ("source", "lens", "others"))
         assert isinstance(clean, np.ndarray)
         noise = [_rows(self._file(layers.path)[name], rows)[:, layers.bands] for name in ("sky_rms", "exposure_time")]
-        return clean[:, layers.bands], self.label(numbers), [a.astype(np.float32) for a in noise]
+        return clean[:, layers.bands], self.answer(numbers), [a.astype(np.float32) for a in noise]
 
     def image(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """(N, B, H, W), NaN where a pixel may not be used."""
@@ -227,8 +230,10 @@ class _Files:
         image[~self._gather("valid", numbers)] = np.nan
         return image
 
-    def label(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self._gather("label", numbers)
+    def answer(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """(N, H, W) i8 labels or (N, 7) f4 parameters."""
+        truth = self._objects.truth
+        return self._gather("label", numbers).astype(np.int64) if truth is None else truth[numbers]
 
     def _gather(self, name: str, numbers: NDArray[np.int64]) -> NDArray[Any]:
         shard, row = self._objects.shard[numbers], self._objects.row[numbers]
@@ -259,12 +264,12 @@ def _rows(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _vary(
-    image: NDArray[np.float32], label: NDArray[np.uint8], noise: list[NDArray[np.float32]], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    image: NDArray[np.float32], answer: NDArray[Any], noise: list[NDArray[np.float32]], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
     if noise:
         sky_rms, gain = noise
         image = redraw_noise(image, sky_rms, gain, rng)
-    return turn(image, label.astype(np.int64), rng)
+    return turn(image, answer, rng)
 
 
 def redraw_noise(
@@ -281,15 +286,15 @@ def redraw_noise(
 
 
 def turn(
-    image: NDArray[np.float32], label: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """A (B, H, W) image and its (H, W) label by one of the eight flips and right-angle turns, drawn at random.
+    image: NDArray[np.float32], answer: NDArray[Any], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """A (B, H, W) image and its (H, W) label or (7,) parameters by one of the eight flips and right-angle turns, drawn
+    at random.
 
     Images that are not square are flipped only.
     """
-    rows, columns, transpose = rng.random(3) < 0.5
-    flips = (slice(None, None, -1 if rows else 1), slice(None, None, -1 if columns else 1))
-    image, label = image[(slice(None), *flips)], label[flips]
-    if transpose and image.shape[-1] == image.shape[-2]:
-        image, label = image.swapaxes(-1, -2), label.T
-    return image, label
+    rows, columns, transpose = (bool(flag) for flag in rng.random(3) < 0.5)
+    drawn = Turn(rows, columns, transpose and image.shape[-1] == image.shape[-2])
+    if answer.ndim == 1:
+        return drawn.image(image), (drawn.matrix() @ answer).astype(answer.dtype)
+    return drawn.image(image), drawn.image(answer)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lenspipe.nets.base import Segmenter, probabilities
+from lenspipe.nets.estimates import Coverage, covariance_of, log_density
+from lenspipe.nets.estimator import Estimator
 from lenspipe.nets.losses import Loss
 from lenspipe.nets.metrics import CalibrationError, Scores
 
@@ -81,6 +84,49 @@ class Segmentation(Problem):
         for metric in metrics:
             metric.reset()
         return found
+
+
+class Estimation(Problem):
+    """The deflector's parameters, by maximum likelihood of their Gaussian; chosen by that likelihood.
+
+    Parameters
+    ----------
+    masks : (N, B, H, W) images to (N, C, H, W) class probabilities, for a network that sees these; it learns nothing.
+    """
+
+    monitor = "log_density"
+
+    def __init__(self, net: Estimator, masks: Callable[[Tensor], Tensor] | None = None):
+        super().__init__()
+        self.net: Estimator = net
+        # In a list, torch does not see it: it is neither trained nor kept.
+        self._masks = [masks]
+        self.coverage = Coverage()
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return self._sums(*self._answer(batch), batch[1])
+
+    def loss(self, sums: Tensor) -> Tensor:
+        return -sums[1] / sums[0]
+
+    def measure(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        mean, factor = self._answer(batch)
+        self.coverage.update(mean, covariance_of(factor), batch[1])
+        return self._sums(mean, factor, batch[1])
+
+    def figures(self) -> dict[str, float]:
+        found = {name: float(value) for name, value in self.coverage.compute().items()}
+        self.coverage.reset()
+        return found
+
+    def _answer(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        image, (masks,) = batch[0], self._masks
+        answer: tuple[Tensor, Tensor] = self.net(image, None if masks is None else masks(image))
+        return answer
+
+    def _sums(self, mean: Tensor, factor: Tensor, truth: Tensor) -> Tensor:
+        with torch.autocast(mean.device.type, enabled=False):
+            return torch.stack([mean.new_tensor(float(len(truth))), log_density(truth, mean, factor).sum()])
 
 
 class Total(torch.autograd.Function):

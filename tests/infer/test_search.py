@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.prepare import prepare
+from lenspipe.infer.priors import Priors
 from lenspipe.infer.search import distinct, search
+from lenspipe.infer.starts import drawn
 from lenspipe.lensing.light import sersic_ellipse
 from lenspipe.lensing.scene import build
-from lenspipe.types import CLASSES, Masks
+from lenspipe.types import CLASSES, DEFLECTOR, Estimate, Masks
 from tests.infer.mock import SCENE, TRUTH, lens
 
 CONFIG = FitConfig.model_validate({"search": {"starts": 12, "radii": 14, "finalists": 4}})
@@ -94,3 +96,42 @@ def test_distinct_keeps_one_of_each():
     u = np.array([[0.0, 0.0], [0.001, 0.0], [1.0, 0.0], [1.0, 0.5]])
     np.testing.assert_array_equal(distinct(u, np.array([2.0, 1.0, 4.0, 3.0]), 4), [1, 3, 2])
     np.testing.assert_array_equal(distinct(u, np.array([2.0, 1.0, 4.0, 3.0]), 2), [1, 3])
+
+
+def estimate(**change):
+    values = TRUTH | change
+    mean = np.array([values[name] for name in DEFLECTOR])
+    mean[DEFLECTOR.index("theta_E")] = np.log(values["theta_E"])
+    return Estimate(mean, np.diag(np.square([0.1, 0.1, 0.1, 0.08, 0.08, 0.02, 0.02])), "net")
+
+
+def found_from(estimate, **options):
+    cutout, masks = lens()
+    config = FitConfig.model_validate({"search": {"starts": 3, "radii": 3, "finalists": 2, **options}})
+    config = config.resolve(1.25, 12)
+    with torch.no_grad():
+        return search(prepare(cutout, masks, config.data, estimate), SCENE, config)
+
+
+def test_estimates_give_starts_and_nothing_more():
+    many = found_from(None, starts=12, radii=14, finalists=4)
+    few = found_from(estimate(), theta_E_min=3.0, estimated=4)
+    assert few.theta_E == pytest.approx(many.theta_E, rel=1e-4)
+    assert few.optima.cost[0] == pytest.approx(many.optima.cost[0], abs=0.01)
+    # An estimate that is sure of something wrong takes nothing away.
+    wrong = found_from(estimate(theta_E=0.5, e1=-0.4), starts=12, radii=14, finalists=4, estimated=4)
+    assert wrong.optima.cost[0] == pytest.approx(many.optima.cost[0], abs=0.01)
+    assert few.objective.priors.describe() == many.objective.priors.describe()
+
+
+def test_draws_begin_at_the_mean_and_have_the_stated_covariance():
+    priors = Priors(SCENE.names, {})
+    light = {"center_x": 0.3, "center_y": 0.0}
+    given = estimate()
+    points = priors.physical(drawn(given, SCENE, priors, light, 400))
+    columns = [SCENE.index(name) for name in DEFLECTOR]
+    own = points[:, 0][:, columns]
+    assert own[0] == pytest.approx([TRUTH[name] for name in DEFLECTOR])
+    own[:, 2] = np.log(own[:, 2])
+    assert own.std(0) == pytest.approx(np.sqrt(np.diag(given.covariance)), rel=0.15)
+    assert points[:, -1, SCENE.index("center_x")] == pytest.approx(0.3)  # about the light's centre too

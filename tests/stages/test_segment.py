@@ -37,8 +37,9 @@ def test_photutils_stands_in_where_there_are_no_weights(tmp_path):
 
 
 def stand_in(folder, config=None, named=True, **card):
-    """Untrained weights for two bands, and a shard of two images."""
+    """Untrained weights, by default for two bands, and a shard of two images."""
     config = config or UNetConfig(channels=(8, 8))
+    bands = card.get("bands", ("g", "r"))
     rng, nan, psf = np.random.default_rng(0), np.full(2, np.nan), np.ones((2, 1, 1), np.float32)
     cutouts = []
     for name in ("a", "b"):
@@ -47,11 +48,11 @@ def stand_in(folder, config=None, named=True, **card):
         cutouts.append(Cutout(name, ("g", "r"), image, ones, ones > 0, psf, nan, 0.25, nan, nan, nan))
     shards.write(folder / "shard.h5", cutouts)
     torch.manual_seed(0)
-    net = build(config.at_inference(), 2).eval()
+    net = build(config.at_inference(), len(bands)).eval()
     options = config.model_dump(mode="json", exclude=set() if named else {"name"})
     made = weights.Card("mine", type(net).__name__, options, "toy", ("g", "r"), 0.25, CLASSES, "")
     (folder / "weights").mkdir()
-    features = torch.randn(20, net.describe(torch.zeros(1, 2, 12, 12)).shape[1])
+    features = torch.randn(20, net.describe(torch.zeros(1, len(bands), 12, 12)).shape[1])
     tensors = net.state_dict() | Familiarity.fit(features, features).tensors()
     weights.save(folder / "weights", tensors, dataclasses.replace(made, **card))
     return net

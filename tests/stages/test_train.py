@@ -74,7 +74,7 @@ def test_leaves_weights_with_a_card(trained):
     result, folder = trained
     names = {"model.safetensors", "card.json", "MODEL_CARD.md", "metrics.csv", "losses.csv", "curves.png"}
     assert {path.name for path in folder.iterdir()} == names
-    assert not (folder.parent / train.CHECKPOINTS).exists()
+    assert not (folder.parent / ".train-checkpoints").exists()
     card = json.loads((folder / "card.json").read_text())
     assert (card["survey"], card["bands"], card["pixel_scale"]) == ("toy", ["g", "r"], 0.25)
     assert card["training"]["noise_redrawn"] is True

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +93,28 @@ def test_turns_take_image_and_label_along_and_reach_all_eight():
         seen.add(tuple(turned_label.ravel().tolist()))
     assert len(seen) == 8
     assert turn(np.zeros((2, 3, 5)), np.zeros((3, 5)), np.random.default_rng(1))[0].shape == (2, 3, 5)
+
+
+def test_parameters_turn_along_with_their_image():
+    size, seen = 9, set()
+    for seed in range(100):
+        x, y = np.random.default_rng(seed).integers(-3, 4, 2)
+        image = np.zeros((1, size, size), np.float32)
+        image[0, size // 2 + y, size // 2 + x] = 1
+        turned, parameters = turn(image, np.array([x, y, 1, 1, 2, 3, 4], np.float32), np.random.default_rng(seed))
+        ((row, column),) = np.argwhere(turned[0])
+        assert parameters[:2].tolist() == [column - size // 2, row - size // 2] and parameters.dtype == np.float32
+        seen.add(tuple(parameters[3:5].tolist()))
+    assert seen == {(a, b) for a in (1, -1) for b in (2, -2)}
+
+
+def test_parameters_are_learnt_in_place_of_labels(tmp_path):
+    objects = toys.write(tmp_path)
+    truth = np.random.default_rng(0).normal(size=(len(toys.IDS), 7)).astype(np.float32)
+    known = replace(objects, truth=truth)
+    (_, validation), *_ = Batches(known, 16, 7, Ranks()).evaluation("validation")
+    assert torch.equal(validation, torch.as_tensor(truth[objects.of("validation")][: len(validation)]))
+    for image, answers in Batches(known, 16, 7, Ranks()).training(0, 0):
+        assert image.shape[0] == len(answers) and answers.shape[1:] == (7,)
+        # A turn permutes and changes signs: the Einstein radius and all magnitudes stay.
+        assert set(answers[:, 2].tolist()) <= set(truth[:, 2].tolist())
