@@ -15,6 +15,10 @@ four classes.
   the same rule; no network can be expected to do better.
 * Quantile masks at 125x125 pixels, of one JWST-like band: the IoU of a class, and its mean with that of all the rest,
   which others report.
+* Real images nobody trained on, with --data DIR: how many of the DES backgrounds in DIR/des_backgrounds/BAND.fits.gz,
+  none of which shows a lens, pass the default rule of `select` with the default network; and how many of the lenses in
+  DIR/slacs (HST) and of the one in DIR/euclid_q1 do, with networks trained on the presets hst_acs and euclid. Pictures
+  of their masks go to --pictures.
 """
 
 from __future__ import annotations
@@ -35,12 +39,15 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from lenspipe.io.catalogue import read_ecsv
 from lenspipe.io.masks import read_answers, read_masks
 from lenspipe.io.shards import Shard
 from lenspipe.label import masks as snr_rule
 from lenspipe.label import reference as reference_rule
 from lenspipe.nets.metrics import CalibrationError, NearIoU, Scores
+from lenspipe.sim.survey import Survey
 from lenspipe.types import CLASSES
+from lenspipe.view.labelled import labelled_sheet
 
 SEED = 20261121
 AREA = 20
@@ -55,6 +62,21 @@ JWST = {
     "simulate": {"supersampling": 2, "survey": {"preset": "jwst_nircam", "bands": ["F150W"], "n_pixels": 125}},
     "convert": {"survey": {**FACTS, "bands": ["F150W"], "zero_point": 28.9, "pixel_scale": 0.03}},
 }
+REAL = {
+    "slacs": {
+        "simulate": {"supersampling": 2, "survey": {"preset": "hst_acs", "bands": ["F814W"]}},
+        "convert": {"survey": {**FACTS, "bands": ["F814W"], "zero_point": 25.94, "pixel_scale": 0.05}},
+        "files": "slacs",
+    },
+    "euclid": {
+        "simulate": {"supersampling": 2, "survey": {"preset": "euclid", "bands": ["VIS"]}},
+        "convert": {"survey": {**FACTS, "bands": ["VIS"], "zero_point": 23.9, "pixel_scale": 0.1}},
+        "files": "euclid_q1/1020*.fits.gz",
+    },
+}
+"""Lenses of other telescopes: what a network is trained on, and where their images lie."""
+SHOWN = 10.0
+"""arcsec; the side of what a picture shows of a real image."""
 RECIPE = {
     "net": {
         "name": "smp_unet",
@@ -92,14 +114,82 @@ def trained_and_tested(
         "training": {**simulated("SIM", sizes[0]), "train": {"test": 0, **train}},
         "test": {**simulated("TEST", sizes[1]), "segment": {"flips": flips}},
     }
+    return done(folder, corridors) / "test"
+
+
+def done(folder: Path, corridors: dict[str, Any], fine: tuple[int, ...] = (0,)) -> Path:
+    """The run of a workflow in `folder`, or what an earlier call left there; `fine` are exit codes to go on with."""
     folder.mkdir(parents=True, exist_ok=True)
     workflow = folder / "workflow.yaml"
     workflow.write_text(yaml.safe_dump({"name": "segment", "seed": SEED, "corridors": corridors}))
     command = [sys.executable, "-m", "lenspipe", "run", str(workflow), "--out", str(folder / "run")]
     code = subprocess.run([*command, "--site-set", "backend=inline"], check=False, stdout=sys.stderr).returncode
-    if code:
+    if code not in fine:
         sys.exit(code)
-    return folder / "run" / "test"
+    return folder / "run"
+
+
+def real_images(data: Path, work: Path, weights: Path, train: dict[str, Any], n: int, pictures: Path) -> dict[str, int]:
+    """How many backgrounds and lenses of `data` there are, and how many `select` takes.
+
+    Parameters
+    ----------
+    weights : of the network for the DES backgrounds.
+    train : options of the networks for the others, which `n` lenses and as many non-lenses train.
+    """
+    # What cannot be used at all is quarantined and the rest goes on.
+    usable = (0, 3)
+    bands = json.loads((weights / "card.json").read_text())["bands"]
+    source = {band: str(data / "des_backgrounds" / f"{band}.fits.gz") for band in bands}
+    seeing = {band.name: band.psf_fwhm for band in Survey().bands if band.name in bands}
+    facts = {**DES["convert"]["survey"], "bands": bands, "psf_fwhm": seeing}
+    search = {"convert": {"source": source, "survey": facts}, "segment": {"weights": str(weights)}, "select": {}}
+    rows = read_ecsv(done(work / "backgrounds", {"search": search}, usable) / "search" / "candidates.ecsv")
+    figures = {"n_backgrounds": len(rows), "backgrounds_selected": int(np.sum(rows["selected"]))}
+    for name, survey in REAL.items():
+        facts = {key: survey["convert"]["survey"][key] for key in ("bands", "pixel_scale")}
+        training = {"simulate": {**survey["simulate"], "n_lenses": n, "n_nonlenses": n}, "label": {}}
+        corridors = {
+            "training": {**training, "convert": survey["convert"], "train": {"survey": name, "test": 0, **train}},
+            "search": {
+                "convert": {"source": str(data / survey["files"]), "survey": facts},
+                "segment": {},
+                "select": {},
+            },
+        }
+        corridor = done(work / name, corridors, usable) / "search"
+        rows = read_ecsv(corridor / "candidates.ecsv")
+        figures |= {f"n_{name}": len(rows), f"{name}_selected": int(np.sum(rows["selected"]))}
+        picture(corridor, pictures / f"segmented_{name}.png")
+    return figures
+
+
+def picture(corridor: Path, path: Path) -> None:
+    """The middle of every image of a corridor above the classes of its pixels."""
+    images, labels, rms, names = [], [], [], []
+    for file in sorted((corridor / "shards").glob("*.h5")):
+        probability = read_masks(corridor / "masks" / file.name)[1]
+        with Shard(file) as shard:
+            height, width = probability.shape[-2:]
+            side = min(round(SHOWN / shard.pixel_scale), height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            middle = np.s_[..., top : top + side, left : left + side]
+            for row, name in enumerate(shard.ids):
+                cutout = shard.cutout(row)
+                images.append(np.where(cutout.valid, cutout.image, np.nan)[middle])
+                rms.append(np.median(cutout.sigma, axis=(1, 2)))
+                names.append(name[:14])
+            labels += [each.argmax(0).astype(np.uint8)[middle] for each in probability]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labelled_sheet(
+        path,
+        image=np.stack(images),
+        rms=np.stack(rms),
+        label=np.stack(labels),
+        names=names,
+        side=160,
+        columns=6,
+    )
 
 
 def measured(corridor: Path) -> dict[str, float]:
@@ -198,6 +288,8 @@ def main() -> None:
     parser.add_argument("--nets", nargs="*", default=["isnet", "msrfnet"], help="others on S/N labels, by their names")
     parser.add_argument("--encoder-weights", type=Path, help="for the reference recipe, a file with those of ResNet-50")
     parser.add_argument("--lenses", type=int, default=1800, help="and as many non-lenses, to train on")
+    parser.add_argument("--data", type=Path, help="folder with real images: des_backgrounds, slacs, euclid_q1")
+    parser.add_argument("--pictures", type=Path, help="folder for the masks of real lenses; default: that of --work")
     parser.add_argument("--work", type=Path, help="keep the runs here, and go on from what lies there")
     parser.add_argument("--quick", action="store_true", help="a look: small nets, few objects, seconds of training")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
@@ -236,6 +328,10 @@ def everything(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         k: measured(trained_and_tested(work / f"quantile-{k}", JWST, "quantile", v, wide))
         for k, v in quantile_nets.items()
     }
+    real = {}
+    if options.data:
+        weights = (snr.parent / "training" / "weights").resolve()
+        real = real_images(options.data.resolve(), work, weights, common, wide[0], options.pictures or work)
     ceilings = {"snr": ceiling(snr, "snr"), "reference_rule": ceiling(same_rule, "reference")}
     best, default = details["snr"], quantile["default"]
     return {
@@ -252,6 +348,7 @@ def everything(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         **{name: best[name] for name in ("ece", "nonlens_with_source", "lens_recovery")},
         "iou": {name: best[f"iou_{name}"] for name in CLASSES},
         "near_iou": {name: best[f"near_iou_{name}"] for name in CLASSES},
+        **real,
         "details": {**details, **{f"quantile_{k}": v for k, v in quantile.items()}},
     }
 
@@ -266,6 +363,9 @@ def table(result: dict[str, Any]) -> None:
         f"{AREA} source pixels or more: {result['lens_recovery']:.1%} of the lenses, "
         f"{result['nonlens_with_source']:.1%} of the non-lenses"
     )
+    for name in ("backgrounds", *REAL):
+        if f"n_{name}" in result:
+            print(f"real images that select takes: {result[f'{name}_selected']} of {result[f'n_{name}']} {name}")
     print(
         "quantile masks: lens {lens_iou_quantile:.3f}, arc {arc_iou_quantile:.3f} with the background, "
         "{lens_iou_quantile_foreground:.3f} and {arc_iou_quantile_foreground:.3f} alone; {minutes:.0f} min".format(

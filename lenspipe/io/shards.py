@@ -91,6 +91,11 @@ class Shard:
             self.file.close()
             raise LenspipeError(f"{path}: schema {self.file.attrs.get('schema')!r}, this version reads {SCHEMA}.")
         self.ids: list[str] = [i.decode() for i in self.file["id"][:]]
+        for name in (*_PER_OBJECT, *(name for name in ("label", "masks") if name in self.file)):
+            held = len(self.file[name]) if name in self.file else 0
+            if held != len(self.ids):
+                self.file.close()
+                raise LenspipeError(f"{path}: {name} holds {held} of {len(self.ids)} objects.")
         self.bands: tuple[str, ...] = tuple(self.file.attrs["bands"])
         self.pixel_scale = float(self.file.attrs["pixel_scale"])
 

@@ -129,8 +129,8 @@ def _labels(shard: Shard) -> Learnable:
     if (label >= len(CLASSES)).any():
         raise LenspipeError(f"{shard.path}: a label is {label.max()}; the classes are 0 to {len(CLASSES) - 1}.")
     shape = shard.file["image"].shape
-    if len(label) != len(shard) or label.shape[1:] != shape[2:]:
-        raise LenspipeError(f"{shard.path}: {len(shard)} objects, images {shape} and labels {label.shape}.")
+    if label.shape[1:] != shape[2:]:
+        raise LenspipeError(f"{shard.path}: images of {shape[2:]} pixels and labels of {label.shape[1:]}.")
     return Learnable(np.arange(len(shard)), bool((label != CLASSES.index("background")).any()))
 
 

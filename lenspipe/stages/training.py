@@ -134,8 +134,6 @@ def _scan(ranks: Ranks, paths: list[Path], look: Look) -> list[tuple[int, _Scan]
         path = paths[number]
         with Shard(path) as shard:
             shape = shard.file["image"].shape
-            if any(len(shard.file[name]) != len(shard) for name in ("image", "valid")):
-                raise LenspipeError(f"{path}: {len(shard)} objects, and images of the shape {shape}.")
             kind = (shard.bands, shard.pixel_scale, (shape[2], shape[3]))
             found.append((number, _Scan(shard.ids, kind, look(shard), content_hash(path))))
     return found

@@ -1,5 +1,6 @@
 from dataclasses import fields
 
+import h5py
 import numpy as np
 import pytest
 
@@ -53,6 +54,21 @@ def test_bundle(tmp_path):
     found, found_masks, columns = shards.read_bundle(tmp_path / "b.h5")
     same(made, found)
     assert (found_masks.probability == 0.25).all() and found_masks.origin == "photutils" and columns == {"n": 3}
+
+
+@pytest.mark.parametrize("name", ["image", "psf", "label"])
+def test_a_shard_with_a_truncated_dataset_is_named(tmp_path, name):
+    shards.write(tmp_path / "s.h5", [make("a"), make("bb")], shards.Extra(np.zeros((2, 21, 23), np.uint8)))
+    with h5py.File(tmp_path / "s.h5", "a") as f:
+        whole = f[name][:]
+        del f[name]
+        f[name] = whole[:1]
+    with pytest.raises(LenspipeError, match=rf"s\.h5: {name} holds 1 of 2 objects"):
+        shards.Shard(tmp_path / "s.h5")
+    with h5py.File(tmp_path / "s.h5", "a") as f:
+        del f["image"]
+    with pytest.raises(LenspipeError, match=r"s\.h5: image holds 0 of 2 objects"):
+        shards.Shard(tmp_path / "s.h5")
 
 
 def test_a_damaged_shard_is_named(tmp_path):

@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from lenspipe.nets.config import LossConfig
 from lenspipe.nets.losses import Loss
+from lenspipe.types import CLASSES
 
 NAMES = ("cross_entropy", "dice", "jaccard", "focal", "binary_cross_entropy")
 
@@ -55,6 +56,16 @@ def test_overlaps_leave_out_classes_that_do_not_occur_and_pool_the_batch():
     # Class 0: overlap 3 of 4 + 3; class 1: none; classes 2 and 3 do not count.
     assert only("dice")(probability.log(), label).item() == pytest.approx(1 - (6 / 7 + 0) / 2, abs=1e-5)
     assert only("jaccard")(probability.log(), label).item() == pytest.approx(1 - (3 / 4 + 0) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_background_alone_is_learnt_from(name):
+    label = torch.full((2, 8, 8), CLASSES.index("background"))
+    logits = torch.zeros(2, 4, 8, 8, requires_grad=True)
+    loss = only(name)(logits, label)
+    loss.backward()
+    assert loss.isfinite() and (logits.grad[:, CLASSES.index("background")] < 0).all()
+    assert logits.grad.isfinite().all()
 
 
 def test_mixes_add_up_and_the_default_is_cross_entropy_and_dice():

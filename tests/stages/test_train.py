@@ -132,7 +132,12 @@ def test_labels_that_cannot_be_learnt_from_are_refused(tmp_path):
     with h5py.File(tmp_path / "a.h5", "a") as f:
         del f["label"]
         f["label"] = np.zeros((1, SIZE, SIZE), np.uint8)
-    with pytest.raises(LenspipeError, match="2 objects, images"):
+    with pytest.raises(LenspipeError, match=r"a\.h5: label holds 1 of 2 objects"):
+        train.run(config, inputs, outputs, 0)
+    with h5py.File(tmp_path / "a.h5", "a") as f:
+        del f["label"]
+        f["label"] = np.zeros((2, SIZE, SIZE - 1), np.uint8)
+    with pytest.raises(LenspipeError, match=r"images of \(24, 24\) pixels and labels of \(24, 23\)"):
         train.run(config, inputs, outputs, 0)
     content = (tmp_path / "a.h5").read_bytes()
     (tmp_path / "a.h5").write_bytes(content[: len(content) // 2])
