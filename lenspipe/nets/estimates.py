@@ -46,6 +46,12 @@ def covariance_of(factor: Tensor) -> Tensor:
     return root @ root.mT
 
 
+def factor_of(covariance: Tensor) -> Tensor:
+    """(N, 7, 7) f8, a lower triangular W with ``W^T W`` the inverse of `covariance`."""
+    root = torch.linalg.cholesky(covariance.double())
+    return torch.linalg.solve_triangular(root, torch.eye(_P, dtype=root.dtype, device=root.device), upper=False)
+
+
 @torch.inference_mode()
 def estimate(net: Estimator, image: Tensor, masks: Tensor | None, flips: bool) -> tuple[Floats, Floats]:
     """Means (N, 7) and covariances (N, 7, 7) of images (N, B, H, W) in physical units.
@@ -98,15 +104,12 @@ class Coverage(Metric):
         super().__init__()
         self.add_state("sums", torch.zeros(2 + 3 * _P, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, mean: Tensor, covariance: Tensor, truth: Tensor) -> None:
-        """(N, 7), (N, 7, 7) and (N, 7)."""
-        off = truth.double() - mean.double()
-        covariance = covariance.double()
-        root = torch.linalg.cholesky(covariance)
-        whitened = torch.linalg.solve_triangular(root, off[..., None], upper=False)[..., 0]
-        volume = root.diagonal(dim1=-2, dim2=-1).log().sum()
-        density = -volume - 0.5 * whitened.square().sum() - 0.5 * len(off) * _P * math.log(2 * math.pi)
-        pulls = off.abs() / covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    def update(self, mean: Tensor, factor: Tensor, truth: Tensor) -> None:
+        """(N, 7), (N, 7, 7) and (N, 7), as in `log_density`."""
+        mean, factor, truth = mean.double(), factor.double(), truth.double()
+        density = log_density(truth, mean, factor).sum()
+        off = truth - mean
+        pulls = off.abs() / covariance_of(factor).diagonal(dim1=-2, dim2=-1).sqrt()
         counts = [off.square().sum(0), *((pulls < width).double().sum(0) for width in _WITHIN)]
         self.sums += torch.cat([torch.stack([density.new_tensor(len(off)), density]), *counts])
 

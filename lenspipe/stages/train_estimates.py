@@ -173,7 +173,7 @@ def _assessed(
     import numpy as np
     import torch
 
-    from lenspipe.nets.estimates import Coverage, calibrated, estimate, fit_scales, joined
+    from lenspipe.nets.estimates import Coverage, calibrated, estimate, factor_of, fit_scales, joined
     from lenspipe.train.data import EvaluationSet
 
     assert objects.truth is not None
@@ -195,7 +195,8 @@ def _assessed(
     if len(objects.of("test")):
         mean, covariance = gaussians("test", True)
         coverage = Coverage()
-        coverage.update(*map(torch.as_tensor, (mean, calibrated(covariance, scales[True]), truth("test"))))
+        factor = factor_of(torch.as_tensor(calibrated(covariance, scales[True])))
+        coverage.update(torch.as_tensor(mean), factor, torch.as_tensor(truth("test")))
         metrics = {name: float(value) for name, value in coverage.compute().items()}
         radius = DEFLECTOR.index("theta_E")
         error = np.abs(np.expm1(mean[:, radius] - truth("test")[:, radius]))

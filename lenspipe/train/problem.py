@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lenspipe.nets.base import Segmenter, probabilities
-from lenspipe.nets.estimates import Coverage, covariance_of, log_density
+from lenspipe.nets.estimates import Coverage, log_density
 from lenspipe.nets.estimator import Estimator
 from lenspipe.nets.losses import Loss
 from lenspipe.nets.metrics import CalibrationError, Scores
@@ -111,7 +111,7 @@ class Estimation(Problem):
 
     def measure(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         mean, factor = self._answer(batch)
-        self.coverage.update(mean, covariance_of(factor), batch[1])
+        self.coverage.update(mean, factor, batch[1])
         return self._sums(mean, factor, batch[1])
 
     def figures(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from lenspipe.nets.estimates import (
     Coverage,
     calibrated,
     covariance_of,
+    factor_of,
     fit_scales,
     in_arcsec,
     in_pixels,
@@ -33,6 +34,10 @@ def drawn(n, seed=0):
     return mean, covariance, truth
 
 
+def factors(covariance):
+    return factor_of(torch.as_tensor(covariance))
+
+
 def test_density_and_covariance_are_scipys():
     mean, factor, covariance = gaussians(20)
     truth = mean + 0.1
@@ -40,6 +45,7 @@ def test_density_and_covariance_are_scipys():
     expected = [multivariate_normal(m, c).logpdf(t) for m, c, t in zip(mean, covariance, truth)]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     np.testing.assert_allclose(covariance_of(torch.as_tensor(factor)), covariance, rtol=1e-8)
+    np.testing.assert_allclose(covariance_of(factors(covariance)), covariance, rtol=1e-8)
     single = log_density(*(torch.as_tensor(x, dtype=torch.float32) for x in (truth, mean, factor)))
     np.testing.assert_allclose(single, expected, rtol=1e-3, atol=1e-2)
 
@@ -48,7 +54,7 @@ def test_gaussians_that_are_right_cover_what_they_say():
     mean, covariance, truth = drawn(4000)
     score = Coverage()
     for rows in (slice(0, 1000), slice(1000, None)):
-        score.update(*(torch.as_tensor(x[rows]) for x in (mean, covariance, truth)))
+        score.update(*(torch.as_tensor(x[rows]) for x in (mean, factors(covariance), truth)))
     found = {name: float(value) for name, value in score.compute().items()}
     for name in GROUPS:
         assert found[f"coverage68_{name}"] == pytest.approx(0.68, abs=0.02)
@@ -66,7 +72,7 @@ def test_overconfident_ones_do_after_calibration_on_others():
     mean, covariance, truth = drawn(3000, seed=9)
     mended = calibrated(calibrated(covariance, {k: 1 / v for k, v in wrong.items()}), scales)
     score = Coverage()
-    score.update(*(torch.as_tensor(x) for x in (mean, mended, truth)))
+    score.update(*(torch.as_tensor(x) for x in (mean, factors(mended), truth)))
     for name, value in score.compute().items():
         if name.startswith("coverage"):
             assert float(value) == pytest.approx(int(name[8:10]) / 100, abs=0.025), name
