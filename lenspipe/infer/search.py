@@ -259,10 +259,20 @@ def _climb(objective: Objective, prepared: Prepared, light: dict[str, float], co
     if cost.min() > 1e11:
         raise CandidateError(Reason.NO_FINITE_START, f"none of {len(points)} starts has a finite likelihood.")
     begin = starts.choose(points, cost, points[:, scene.index("theta_E")], config.search.starts)
-    if prepared.estimate is not None:
-        drawn = starts.drawn(prepared.estimate, scene, priors, light, config.search.estimated)
-        lowest = objective.cost(drawn.reshape(-1, len(scene.names))).reshape(drawn.shape[:2]).argmin(1)
-        begin = np.concatenate([begin, drawn[np.arange(len(drawn)), lowest]])
+    optima = _climbed(objective, begin, config)
+    if prepared.estimate is None:
+        return optima
+    # A climb of their own: starts rest when others have left them behind, and these are to take nothing away.
+    drawn = starts.drawn(prepared.estimate, scene, priors, light, config.search.estimated)
+    lowest = objective.cost(drawn.reshape(-1, len(scene.names))).reshape(drawn.shape[:2]).argmin(1)
+    more = _climbed(objective, drawn[np.arange(len(drawn)), lowest], config)
+    u, costs = np.concatenate([optima.u, more.u]), np.concatenate([optima.cost, more.cost])
+    order = distinct(u, costs, len(u))
+    return Optima(u[order], costs[order])
+
+
+def _climbed(objective: Objective, begin: Floats, config: FitConfig) -> Optima:
+    """From starts to distinct optima, best first."""
     coarse = objective.climb(begin, iterations=12)
     few = distinct(coarse.u, coarse.cost, config.search.finalists)
     return _polished(objective, Optima(coarse.u[few], coarse.cost[few]), iterations=40)

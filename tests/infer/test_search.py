@@ -120,7 +120,7 @@ def test_estimates_give_starts_and_nothing_more():
     assert few.optima.cost[0] == pytest.approx(many.optima.cost[0], abs=0.01)
     # An estimate that is sure of something wrong takes nothing away.
     wrong = found_from(estimate(theta_E=0.5, e1=-0.4), starts=12, radii=14, finalists=4, estimated=4)
-    assert wrong.optima.cost[0] == pytest.approx(many.optima.cost[0], abs=0.01)
+    assert wrong.optima.cost[0] <= many.optima.cost[0] + 1e-3
     assert few.objective.priors.describe() == many.objective.priors.describe()
 
 
