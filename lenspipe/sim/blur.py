@@ -9,7 +9,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from lenspipe.lensing.psf import Blur, GaussianBlur, KernelBlur, moffat_alpha, moffat_kernel
+from lenspipe.lensing.psf import Blur, GaussianBlur, KernelBlur, gaussian_kernel, moffat_alpha, moffat_kernel
 from lenspipe.sim.survey import Survey
 
 
@@ -20,7 +20,12 @@ def draw_conditions(rng: Generator, survey: Survey) -> tuple[NDArray[np.float64]
     return fwhm, survey.sky_rms() * np.exp(rng.normal(0, survey.sky_scatter, n))
 
 
-def blur_for(survey: Survey, fwhm: NDArray[np.float64], dtype: torch.dtype = torch.float32) -> Blur:
+def blur_for(
+    survey: Survey,
+    fwhm: NDArray[np.float64],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Blur:
     """The blur of (..., K, H, W) images by its method `each`.
 
     Parameters
@@ -29,12 +34,18 @@ def blur_for(survey: Survey, fwhm: NDArray[np.float64], dtype: torch.dtype = tor
     """
     shape = (survey.n_pixels, survey.n_pixels)
     betas = [band.psf_beta for band in survey.bands] * (len(fwhm) // len(survey.bands))
-    if None in betas:
-        return GaussianBlur(shape, fwhm, survey.pixel_scale, dtype)
-    kernels = [moffat_kernel(float(f), float(b or 0), survey.pixel_scale, survey.n_pixels) for f, b in zip(fwhm, betas)]
+    if all(beta is None for beta in betas):
+        return GaussianBlur(shape, fwhm, survey.pixel_scale, dtype, device)
+    kernels = [_kernel(float(width), beta, survey) for width, beta in zip(fwhm, betas)]
     size = max(len(kernel) for kernel in kernels)
     padded = np.stack([np.pad(kernel, (size - len(kernel)) // 2) for kernel in kernels])
-    return KernelBlur(shape, padded, dtype)
+    return KernelBlur(shape, padded, dtype, device)
+
+
+def _kernel(fwhm: float, beta: float | None, survey: Survey) -> NDArray[np.float64]:
+    if beta is None:
+        return gaussian_kernel(fwhm, survey.pixel_scale)
+    return moffat_kernel(fwhm, beta, survey.pixel_scale, survey.n_pixels)
 
 
 def point_images(survey: Survey, fwhm: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:

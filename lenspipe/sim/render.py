@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lenspipe.lensing import grid, light, mass, psf
+from lenspipe.lensing import grid, light, mass
 from lenspipe.lensing.kernel import render as kernel
+from lenspipe.sim.blur import blur_for, point_images
 from lenspipe.sim.scene import LAYERS, Light, Scene, Streak
 from lenspipe.sim.survey import Survey
 
@@ -67,14 +68,16 @@ def layers(
             np.float32 if gaussian else np.float64,
         )
         if not gaussian:
-            result = np.stack([_blurred(torch.as_tensor(r), f, survey).numpy() for r, f in zip(result, fwhm)])
+            blurs = (blur_for(survey, of_one, torch.float64) for of_one in fwhm)
+            result = np.stack([blur.each(torch.as_tensor(image)).numpy() for blur, image in zip(blurs, result)])
     else:
         result = _by_torch(lights, fwhm, survey, supersampling, device or "cpu")
     result = result.astype(np.float32, copy=False)
     for row, scene in enumerate(scenes):
         for item in scene.lights:
             if item.radius == 0:
-                result[row, LAYERS.index(item.layer)] += _star(item, fwhm[row], survey)
+                star = point_images(survey, fwhm[row], item.x, item.y)
+                result[row, LAYERS.index(item.layer)] += survey.flux(item.magnitude)[:, None, None] * star
         for streak in scene.streaks:
             bands = slice(None) if streak.band is None else slice(streak.band, streak.band + 1)
             result[row, LAYERS.index("others"), bands] += _streak(streak, survey)[bands]
@@ -129,7 +132,7 @@ def _by_torch(
         member = torch.eye(len(LAYERS), dtype=p.dtype, device=device)[lights.layer[which]]
         flux = torch.as_tensor(lights.flux[which], device=device)
         layered = torch.einsum("kl,kb,khw->lbhw", member, flux, images)
-        result[row] = _blurred(layered, fwhm[row], survey).cpu().numpy()
+        result[row] = blur_for(survey, fwhm[row], torch.float64, device).each(layered).cpu().numpy()
     return result
 
 
@@ -155,30 +158,6 @@ def _surface_brightness(p: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return image * (1 + arms * torch.cos(2 * (torch.atan2(v, u) - turn) + phase))
 
 
-def _blurred(images: Tensor, fwhm: NDArray[np.float64], survey: Survey) -> Tensor:
-    """(L, B, H, W) -> the same, by the PSF of each band."""
-    n, scale = survey.n_pixels, survey.pixel_scale
-    result = torch.empty_like(images)
-    for b, (band, width) in enumerate(zip(survey.bands, fwhm.tolist())):
-        if band.psf_beta is None:
-            operator = torch.as_tensor(psf.gaussian_operators(n, n, width, scale)[0], device=images.device)
-            result[:, b] = operator @ images[:, b] @ operator.mT
-        else:
-            kernel_image = psf.moffat_kernel(width, band.psf_beta, scale, n)
-            blur = psf.KernelBlur((n, n), kernel_image[None], device=images.device)
-            result[:, b] = blur.each(images[:, b, None])[:, 0]
-    return result
-
-
-def _star(item: Light, fwhm: NDArray[np.float64], survey: Survey) -> NDArray[np.float64]:
-    """(B, H, W) of a point."""
-    x, y = (a.numpy() for a in grid.axes(survey.n_pixels, survey.n_pixels, survey.pixel_scale))
-    squared = (x - item.x) ** 2 + (y - item.y) ** 2
-    flux = survey.flux(item.magnitude) * (survey.pixel_scale / fwhm) ** 2
-    shapes = [_psf(squared / width**2, band.psf_beta) for band, width in zip(survey.bands, fwhm)]
-    return np.asarray(flux[:, None, None] * np.stack(shapes))
-
-
 def _streak(streak: Streak, survey: Survey) -> NDArray[np.float64]:
     """(B, H, W), a line of Gaussian cross-section."""
     x, y = (a.numpy() for a in grid.axes(survey.n_pixels, survey.n_pixels, survey.pixel_scale))
@@ -188,11 +167,3 @@ def _streak(streak: Streak, survey: Survey) -> NDArray[np.float64]:
     beyond = np.maximum(np.abs(along) - streak.length / 2, 0)
     shape = np.exp(-0.5 * (across**2 + beyond**2) / streak.width**2)
     return np.asarray(streak.peak * survey.sky_rms()[:, None, None] * shape)
-
-
-def _psf(squared: NDArray[np.float64], beta: float | None) -> NDArray[np.float64]:
-    """Brightness of a star of unit flux and FWHM 1 at the squared distance; of a Moffat where `beta` is not None."""
-    if beta is None:
-        return np.asarray(np.exp(-4 * math.log(2) * squared) * (4 * math.log(2) / math.pi))
-    alpha2 = psf.moffat_alpha(1.0, beta) ** 2
-    return np.asarray((1 + squared / alpha2) ** -beta * ((beta - 1) / (math.pi * alpha2)))
