@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from lenspipe.config import Config
@@ -19,6 +21,11 @@ class Subhaloes(Config):
     many and are left out by default: they deflect by thousandths of an arcsec, far less than a pixel.
     """
 
+    population: Literal["power_law", "pyhalo"] = Field(
+        "power_law",
+        description="pyhalo: drawn by pyHalo (pip install 'lenspipe[pyhalo]') from the same mass function, with its "
+        "own scaling with the host, concentrations and tidal truncation",
+    )
     mass: Range = Field((1e7, 1e10), description="solar masses, ends of the mass function")
     slope: float = Field(-1.9, lt=-1, description="of dN/dm (Springel et al. 2008, MNRAS 391, 1685)")
     sigma_sub: Range = Field((0.01, 0.1), description="per square kpc, log-uniform (Gilman et al. 2020: 0 to 0.1)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -41,6 +42,15 @@ class Haloes:
     sigma_sub: float
     log10_host_mass: float
 
+    @classmethod
+    def of(cls, distances: Distances, *, Rs: Floats, alpha_Rs: Floats, r_trunc: Floats, **others: Any) -> Haloes:
+        """With `mass` and `kappa` as they follow from the lensing parameters."""
+        kpc, critical = distances.kpc_per_arcsec, distances.sigma_critical
+        # The whole mass over that of a profile without truncation, 4 pi rho0 Rs^3 = pi Rs alpha Sigma_cr / (1 - ln 2).
+        mass = math.pi * kpc**2 * Rs * alpha_Rs * critical / (1 - math.log(2)) * _total(r_trunc / Rs)
+        kappa = float(mass.sum() / (math.pi * (others["radius"] * kpc) ** 2 * critical))
+        return cls(Rs=Rs, alpha_Rs=alpha_Rs, r_trunc=r_trunc, mass=mass, kappa=kappa, **others)
+
 
 def draw_haloes(
     rng: Generator, options: Subhaloes, distances: Distances, cosmology: Cosmology, radius: float
@@ -63,17 +73,15 @@ def draw_haloes(
     r_trunc = _truncation(rng, options, infall, place * kpc, log10_host, critical)
     # Deflection at Rs of the whole halo: its projected mass there over pi Rs Sigma_cr.
     alpha = 4 * rho0_Rs3 * (1 - math.log(2)) / (Rs * distances.sigma_critical) / kpc
-    mass = 4 * math.pi * rho0_Rs3 * _total(r_trunc / Rs)
-    return Haloes(
+    return Haloes.of(
+        distances,
         x=place * np.cos(angle),
         y=place * np.sin(angle),
         Rs=Rs / kpc,
         alpha_Rs=alpha,
         r_trunc=r_trunc / kpc,
         infall_mass=infall,
-        mass=mass,
         radius=radius,
-        kappa=float(mass.sum() / (area * distances.sigma_critical)),
         sigma_sub=sigma_sub,
         log10_host_mass=log10_host,
     )

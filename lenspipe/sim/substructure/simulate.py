@@ -18,6 +18,7 @@ from lenspipe.sim.distances import LIGHT
 from lenspipe.sim.galaxy_lens import UNITS as LENS_UNITS
 from lenspipe.sim.galaxy_lens import Alpha, Lens, draw_lens, unit_layers
 from lenspipe.sim.learners import Row, add_noise, class_of, columns, log_uniform
+from lenspipe.sim.substructure.by_pyhalo import draw_by_pyhalo
 from lenspipe.sim.substructure.config import Lenses, Vortex
 from lenspipe.sim.substructure.deflect import deflection
 from lenspipe.sim.substructure.haloes import Haloes, draw_haloes
@@ -156,7 +157,8 @@ def _substructure(
     n, step = survey.n_pixels * supersampling, survey.pixel_scale / supersampling
     if kind == "cdm":
         half = survey.n_pixels * survey.pixel_scale / 2
-        haloes = draw_haloes(rng, options.subhaloes, lens.distances, options.cosmology, half)
+        draw = draw_by_pyhalo if options.subhaloes.population == "pyhalo" else draw_haloes
+        haloes = draw(rng, options.subhaloes, lens.distances, options.cosmology, half)
         truth = {
             "sigma_sub": haloes.sigma_sub,
             "log10_host_mass": haloes.log10_host_mass,
