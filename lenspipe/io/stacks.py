@@ -11,6 +11,8 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from lenspipe.io.room import reserve
+
 _BLOCK = 2880
 Cards = Mapping[str, tuple[object, str]]
 """Keyword -> value and comment."""
@@ -32,7 +34,8 @@ class FitsStacks:
             self._file.write(_header(fits.ImageHDU(empty, name=name), cards))
             self._at[name] = self._file.tell()
             self._file.seek(length, 1)
-        self._file.truncate(self._file.tell())
+        self._file.flush()
+        reserve(path, self._file.tell())
 
     def write(self, name: str, first: int, images: NDArray[np.floating]) -> None:
         """Put `images` (n, ...) from row `first` of the extension `name` on."""

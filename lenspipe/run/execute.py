@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import logging
@@ -27,6 +28,7 @@ from lenspipe.types import check_id
 
 logger = logging.getLogger(__name__)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_AGAIN = "Make room and run again: what is done stays done."
 _seen = Fingerprints()  # a warm process hashes the weights once, not once per task
 
 
@@ -67,12 +69,23 @@ def _outcome(work: _Work) -> dict[str, Any]:
         logger.exception("%s failed", work.stage.name)
         return {"receipts": [], "died": {"reason": Reason.TASK_CRASHED.value, "detail": str(error)}}
     except (Exception, SystemExit) as error:
+        if _disk_full(error):
+            return {"receipts": [], "mistake": f"{work.stage.name}: the disk that holds {work.root} is full. {_AGAIN}"}
         logger.exception("%s failed", work.stage.name)
         first = str(error).strip().split("\n")[0]
         detail = f"{type(error).__name__}: {first} (traceback in {work.log})"
         if len(work.task.keys) > 1:
             return {"receipts": [], "died": {"reason": Reason.INTERNAL_ERROR.value, "detail": detail}}
         return {"receipts": work.fail_all(Reason.INTERNAL_ERROR, detail)}
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether it is that, or came of it: libraries raise errors of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def give_up(task: Task, stage: Stage, root: Path, reason: str, detail: str) -> list[dict[str, Any]]:

@@ -214,6 +214,13 @@ def test_failed_whole_stage_stops_what_needs_it(again, capfd):
     assert again()[1] == 0
 
 
+def test_a_full_disk_is_said_and_quarantines_nothing(again, capfd):
+    driver, code = again("work.full=true")
+    assert code == 2
+    assert len(driver.mistakes) == 1 and "is full. Make room and run again" in driver.mistakes[0]
+    assert again()[1] == 0
+
+
 def test_users_mistake_in_a_stage_is_exit_2_and_said(again, capfd):
     driver, code = again("work.user_mistake=true")
     assert code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -53,12 +54,18 @@ class WorkConfig(Config):
     same: bool = False
     tuning: Path | None = None  # a folder from elsewhere
     user_mistake: bool = False
+    full: bool = False
     special: Path | None = None  # key -> what is said of it alone, as JSON
 
 
 def work(config: WorkConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     if config.user_mistake:
         raise LenspipeError("the pixel scale is not given.")
+    if config.full:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("a library's own words") from error
 
     def one(key: str) -> None:
         print(f"working on {key} in {os.getpid()}")
