@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 
 from lenspipe.errors import CandidateError, LenspipeError, Reason
 
+
+class Pickled(LenspipeError):
+    """A file of pickled objects, which are not trusted."""
+
+
 Images = NDArray[Any] | list[NDArray[Any]]
 _HARMLESS = {
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
@@ -34,8 +39,7 @@ def read_array(path: Path, one_band: bool, trust_pickle: bool) -> tuple[Images, 
 
     Plain: (N, bands, H, W); (bands, H, W), of `one_band` (N, H, W); (H, W). Bands may be the last axis: they are the
     shortest one. Pickled: such an array as the only one in a list or dict, or a list or dict of candidates, each an
-    image or a list or dict with one image in it. What else they hold is left aside. `LenspipeError` where objects are
-    pickled and that is not trusted.
+    image or a list or dict with one image in it. What else they hold is left aside. `Pickled` where it is not trusted.
     """
     try:
         with path.open("rb") as file:
@@ -44,7 +48,7 @@ def read_array(path: Path, one_band: bool, trust_pickle: bool) -> tuple[Images, 
             shape, _, dtype = header(file)
             if dtype.hasobject:
                 if not trust_pickle:
-                    raise LenspipeError(f"{path}: holds pickled objects, which only convert --trust-pickle reads.")
+                    raise Pickled(f"{path}: holds pickled objects, which only convert --trust-pickle reads.")
                 found = _unpickled(path, file)
                 array = _the_array(found, (2, 3, 4))
                 return _each(found, path) if array is None else _plain(array, one_band, path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -13,12 +15,11 @@ from lenspipe.products import LABEL_SHEET, LABELS, LAYERS
 from lenspipe.stage import Inputs, Outputs, Stage
 
 if TYPE_CHECKING:
+    import h5py
     import numpy as np
     from numpy.typing import NDArray
 
 _CHUNK = 512
-_SHOWN = 48
-"""Objects on the contact sheet."""
 
 
 class LabelConfig(Config):
@@ -34,15 +35,16 @@ class LabelConfig(Config):
     arc_quantile: float = Field(0.95, gt=0, lt=1, description="rule quantile: of the source layer itself")
     floor: float = Field(0.0, ge=0, description="rule quantile: S/N that a pixel must have besides")
     reference: Thresholds = Field(Thresholds(), description="rule reference: its thresholds")
+    shown: int = Field(48, ge=1, description="objects on the sheet: lenses, as many others, each kind of them in turn")
 
 
 def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     import h5py
     import numpy as np
 
+    from lenspipe.io.room import reserve
     from lenspipe.sim.scene import LAYERS as LAYER_NAMES
     from lenspipe.types import CLASSES
-    from lenspipe.view.labelled import labelled_sheet
 
     background = CLASSES.index("background")
     counts = np.zeros(len(CLASSES), dtype=np.int64)
@@ -50,7 +52,10 @@ def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     with h5py.File(inputs[LAYERS.name], "r") as layers, h5py.File(outputs[LABELS.name], "w", libver="v110") as f:
         n, _, height, width = layers["source"].shape
         f.create_dataset("id", data=layers["id"][:], dtype=h5py.string_dtype())
-        result = f.create_dataset("label", (n, height, width), "u1", chunks=(1, height, width))
+        f.create_dataset("label", (n, height, width), "u1", chunks=(1, height, width))
+    reserve(outputs[LABELS.name], int(1.02 * n * height * width) + 200 * n)
+    with h5py.File(inputs[LAYERS.name], "r") as layers, h5py.File(outputs[LABELS.name], "r+", libver="v110") as f:
+        result = f["label"]
         for start in range(0, n, _CHUNK):
             rows = slice(start, start + _CHUNK)
             source, lens, others = (layers[name][rows] for name in LAYER_NAMES)
@@ -60,14 +65,7 @@ def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
             present += [(classes == c).any((1, 2)).sum() for c in range(len(CLASSES))]
         f.attrs.update(schema=LABELS.schema, classes=list(CLASSES), lenspipe=__version__)
         f.attrs["config"] = config.model_dump_json()
-        shown = slice(0, _SHOWN)
-        labelled_sheet(
-            outputs[LABEL_SHEET.name],
-            image=layers["image"][shown] if "image" in layers else sum(layers[name][shown] for name in LAYER_NAMES),
-            rms=layers["sky_rms"][shown],
-            label=result[shown],
-            names=layers["kind"].asstr()[shown].tolist() if "kind" in layers else [],
-        )
+        _sheet(outputs[LABEL_SHEET.name], layers, result, config.shown)
     fractions = counts / counts.sum()
     figures = {f"fraction_{name}": round(float(value), 4) for name, value in zip(CLASSES, fractions)}
     figures |= {f"images_with_{name}": int(k) for c, (name, k) in enumerate(zip(CLASSES, present)) if c != background}
@@ -88,6 +86,47 @@ def _classes(
     if config.rule == "quantile":
         return quantile.label(source, lens, others, sky_rms, config.lens_quantile, config.arc_quantile, config.floor)
     return reference.label(source, lens, others, config.reference)
+
+
+def _sheet(path: Path, layers: h5py.File, label: h5py.Dataset, n: int) -> None:
+    """Lenses in the first half, named by theta_E and, where these are known, the redshifts; then the others by kind."""
+    import numpy as np
+
+    from lenspipe.sim.scene import LAYERS as LAYER_NAMES
+    from lenspipe.view.labelled import labelled_sheet
+
+    kinds = layers["kind"].asstr()[:].tolist() if "kind" in layers else [""] * len(label)
+    rows = chosen(kinds, n)
+    known = [layers[f"truth/{name}"][:] for name in ("theta_E", "z_lens", "z_source") if f"truth/{name}" in layers]
+
+    def name(row: int) -> str:
+        values = [float(column[row]) for column in known]
+        if kinds[row] != "lens" or not values:
+            return kinds[row]
+        redshifts = [f"{z:.1f}" for z in values[1:]]
+        return " ".join([f'{values[0]:.2f}"', *(["z", *redshifts] if redshifts else [])])
+
+    whole = ["image"] if "image" in layers else LAYER_NAMES
+    labelled_sheet(
+        path,
+        image=np.stack([sum(layers[layer][row] for layer in whole) for row in rows]),
+        rms=np.stack([layers["sky_rms"][row] for row in rows]),
+        bands=[str(band) for band in layers.attrs.get("bands", range(layers["source"].shape[1]))],
+        label=np.stack([label[row] for row in rows]),
+        names=[name(row) for row in rows] if any(kinds) else (),
+    )
+
+
+def chosen(kinds: Sequence[str], n: int) -> list[int]:
+    """Up to `n` rows: lenses, then the other kinds, each kind together; half and half where there are enough."""
+    held: dict[str, list[int]] = {}
+    for row, kind in enumerate(kinds):
+        held.setdefault(kind, []).append(row)
+    lenses = held.pop("lens", [])
+    room = max(n - len(lenses), n // 2) if held else 0
+    turns = [(turn, kind) for kind, rows in held.items() for turn in range(len(rows))]
+    taken = sorted(sorted(turns)[:room], key=lambda item: item[1])
+    return lenses[: n - len(taken)] + [held[kind][turn] for turn, kind in taken]
 
 
 STAGE = Stage(

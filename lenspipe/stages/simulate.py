@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,10 +31,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lenspipe.sim.skies import Skies
+    from lenspipe.types import Cutout
 
 log = logging.getLogger(__name__)
 _CHUNK = 128
 """Objects simulated at once; no object depends on it."""
+_FACTS = 1 << 20
+"""Bytes for what little there is beside the images."""
 _FITS_IMAGES = ("image", "source", "lens")
 _HDF5_IMAGES = ("image", *LAYER_NAMES)
 
@@ -51,8 +56,8 @@ class SimulateConfig(Config):
     noise: Noise = Field(Noise(), description="correlation of the noise, masked pixels")
     backgrounds: str | list[str] | dict[str, str] | None = Field(
         None,
-        description="real cutouts to put the objects on, read as convert reads its source, in the survey's bands, "
-        "pixels and zero point; their PSFs are the survey's where a table has no FWHM_WMEAN_*; null: drawn noise",
+        description="real cutouts to put the objects on, as convert reads its source, or shards that it wrote, in the "
+        "survey's bands, pixels and zero point; PSFs are the survey's where none are known; null: drawn noise",
     )
     fwhm_unit: Literal["pixel", "arcsec"] | None = Field(None, description="of FWHM_WMEAN_* of the backgrounds")
     population: Population = Field(Population(), description="what is on the sky")
@@ -81,6 +86,7 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     import h5py
     import numpy as np
 
+    from lenspipe.io.room import reserve
     from lenspipe.io.stacks import FitsStacks
     from lenspipe.sim.observe import observe
 
@@ -98,12 +104,14 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     }
     primary = {"ORIGIN": (f"lenspipe {__version__} simulate", ""), "SEED": (str(seed), "")}
     rows: list[dict[str, Any]] = []
-    with (
-        FitsStacks(outputs[SIMULATIONS.name], [name.upper() for name in _FITS_IMAGES], shape, primary, cards) as stacks,
-        h5py.File(outputs[LAYERS.name], "w", libver="v110") as layers,
-    ):
+    with h5py.File(outputs[LAYERS.name], "w", libver="v110") as layers:
         for name in _HDF5_IMAGES:
             layers.create_dataset(name, shape, "f4", chunks=(1, *shape[1:]))
+    reserve(outputs[LAYERS.name], int(1.02 * len(_HDF5_IMAGES) * 4 * math.prod(shape)) + _FACTS)
+    with (
+        FitsStacks(outputs[SIMULATIONS.name], [name.upper() for name in _FITS_IMAGES], shape, primary, cards) as stacks,
+        h5py.File(outputs[LAYERS.name], "r+", libver="v110") as layers,
+    ):
         for start in range(0, n, _CHUNK):
             chunk = slice(start, min(start + _CHUNK, n))
             seeds = [seed_for(seed, i) for i in ids[chunk]]
@@ -138,34 +146,23 @@ def _skies(config: SimulateConfig) -> Skies:
     """All usable backgrounds; `LenspipeError` where there is none or they are smaller than the cutouts."""
     import numpy as np
 
-    from lenspipe.infer.noise import sigma_map
-    from lenspipe.io.layouts import Reader
-    from lenspipe.io.survey import SurveyFacts
     from lenspipe.sim.skies import Skies
 
     survey = config.survey
-    facts = SurveyFacts(
-        bands=survey.names,
-        pixel_scale=survey.pixel_scale,
-        zero_point=survey.zero_point,
-        psf_fwhm={band.name: band.psf_fwhm for band in survey.bands},
-    )
-    assert config.backgrounds is not None
     images: list[NDArray[np.float32]] = []
     rms, fwhm, reasons = [], [], []
-    reader = Reader(facts, sigma_map, fwhm_unit=config.fwhm_unit)
-    places = reader.places(config.backgrounds)
-    for entry in (entry for place in places for entry in reader.entries(place, range(reader.count(place)))):
-        if (made := entry.cutout) is None:
-            reasons.append(entry.detail)
+    for where, made in _backgrounds(config):
+        if isinstance(made, str):
+            reasons.append(made)
         elif min(made.shape) < survey.n_pixels:
-            reasons.append(f"{entry.file}: {made.shape} pixels, below the {survey.n_pixels} of the survey's cutouts.")
+            reasons.append(f"{where}: {made.shape} pixels, below the {survey.n_pixels} of the survey's cutouts.")
         elif images and made.image.shape != images[0].shape:
-            reasons.append(f"{entry.file}, row {entry.row}: {made.image.shape}, not {images[0].shape} as the first.")
+            reasons.append(f"{where}: {made.image.shape}, not {images[0].shape} as the first.")
         else:
             images.append(np.where(made.valid, made.image, np.float32(np.nan)))
-            rms.append(made.background_rms)
-            fwhm.append(made.psf_fwhm)
+            noise = [np.median(sigma[valid]) for sigma, valid in zip(made.sigma, made.valid)]
+            rms.append(np.where(np.isfinite(made.background_rms), made.background_rms, noise))
+            fwhm.append(np.where(np.isfinite(made.psf_fwhm), made.psf_fwhm, survey.per_band("psf_fwhm")))
     if not images:
         raise LenspipeError(f"simulate: not one background can be used. {' '.join(reasons[:3])}")
     if reasons:
@@ -175,12 +172,68 @@ def _skies(config: SimulateConfig) -> Skies:
     return Skies(np.asarray(stack - sky, dtype=np.float32), np.stack(rms), np.stack(fwhm))
 
 
+def _backgrounds(config: SimulateConfig) -> Iterator[tuple[str, Cutout | str]]:
+    """Where each background comes from, and it or why it cannot be used."""
+    from lenspipe.infer.noise import sigma_map
+    from lenspipe.io.arrays import Pickled
+    from lenspipe.io.layouts import Reader
+    from lenspipe.io.survey import SurveyFacts
+
+    survey = config.survey
+    facts = SurveyFacts(
+        bands=survey.names,
+        pixel_scale=survey.pixel_scale,
+        zero_point=survey.zero_point,
+        psf_fwhm={band.name: band.psf_fwhm for band in survey.bands},
+    )
+    reader = Reader(facts, sigma_map, fwhm_unit=config.fwhm_unit)
+    assert config.backgrounds is not None
+    for place in reader.places(config.backgrounds):
+        if isinstance(place, Path) and place.suffix == ".h5":
+            yield from _shard(place, survey)
+            continue
+        try:
+            for entry in reader.entries(place, range(reader.count(place))):
+                yield f"{entry.file}, row {entry.row}", entry.cutout or entry.detail
+        except Pickled as error:
+            said = facts.model_dump(include={"bands", "pixel_scale", "zero_point", "psf_fwhm"}, mode="json")
+            raise LenspipeError(
+                f"simulate: {error} If you trust it, make it plain with lenspipe convert --trust-pickle --out plain "
+                f"--set source={place} --set survey='{json.dumps(said)}' and name plain/shards/*.h5 here."
+            ) from None
+
+
+def _shard(path: Path, survey: Survey) -> Iterator[tuple[str, Cutout | str]]:
+    """What ``convert`` wrote to `path`, in the survey's bands."""
+    from lenspipe.io.shards import Shard
+
+    with Shard(path) as shard:
+        planes = [shard.bands.index(name) for name in survey.names if name in shard.bands]
+        same = abs(shard.pixel_scale / survey.pixel_scale - 1) < 0.01
+        for row in range(len(shard)):
+            where, made = f"{path}, row {row}", shard.cutout(row)
+            other = made.zero_point[planes][abs(made.zero_point[planes] - survey.zero_point) > 1e-3]
+            if len(planes) < len(survey.bands):
+                yield where, f"{where}: bands {', '.join(shard.bands)}; the survey wants {', '.join(survey.names)}."
+            elif not same:
+                yield (
+                    where,
+                    f"{where}: pixels of {shard.pixel_scale:g} arcsec; the survey wants {survey.pixel_scale:g}.",
+                )
+            elif len(other):
+                yield where, f"{where}: zero point {other[0]:g}, the survey's is {survey.zero_point:g}."
+            else:
+                names = ("image", "sigma", "valid", "psf", "psf_fwhm", "background_rms", "exposure_time", "zero_point")
+                picked = {name: getattr(made, name)[planes] for name in names}
+                yield where, replace(made, bands=survey.names, **picked)
+
+
 def _enough_room(folder: Path, needed: int) -> None:
     """`LenspipeError` where the disk cannot hold `needed` bytes: better now than after an hour."""
     free = shutil.disk_usage(folder).free
     if free < 1.02 * needed:
         raise LenspipeError(
-            f"simulate: {needed / 1e9:.1f} GB are to be written to {folder}, where {free / 1e9:.1f} GB are free."
+            f"simulate: {needed / 1e6:,.0f} MB are to be written to {folder}, where {free / 1e6:,.0f} MB are free."
         )
 
 

@@ -44,7 +44,7 @@ def contact_sheet(path: Path, samples: Samples, columns: int, panel: float = 1.2
                 style.show(axes, image[plane], None, box, cmap=_MAP, norm=_stretch(image[plane]))
         else:
             axes = figure.add_subplot(grid[row * down, column])
-            _picture(axes, image, box)
+            _picture(axes, image[style.coloured(samples.bands)], box)
             if samples.series:
                 _light_curves(figure.add_subplot(grid[row * down + 1, column]), samples, number)
         if number == 0:
@@ -58,9 +58,7 @@ def _picture(axes: Axes, image: NDArray[np.float32], box: style.Box) -> None:
     if len(image) == 1:
         style.show(axes, image[0], None, box, cmap="gray", norm=_stretch(image[0]))
     else:
-        # Three planes make a colour: of griz, gri look most like what the eye knows.
-        some = [0, len(image) // 2, -1] if len(image) > 4 else slice(0, 3)
-        style.show(axes, style.Composite.of(image[some], sigma[some], valid[some])(image[some]), None, box)
+        style.show(axes, style.Composite.of(image, sigma, valid)(image), None, box)
 
 
 def _light_curves(axes: Axes, samples: Samples, number: int) -> None:

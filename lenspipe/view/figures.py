@@ -52,7 +52,7 @@ def draw_source(axes: Axes, picture: NDArray[Any], box: style.Box, caustics: Seq
 
 def source_picture(source: NDArray[Any], composite: style.Composite) -> NDArray[np.float64]:
     """Unlensed, noiseless (B, h, w) surface brightness in the colours of `composite`, white at its own peak."""
-    peak = float((source / composite.scale).mean(0).max())
+    peak = float((source / composite.scale).max())
     return style.Composite(np.zeros_like(composite.offset), composite.scale * max(peak, 1e-300) / 50, 50.0)(source)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from lenspipe.types import CLASSES
-from lenspipe.view.style import CLASS_COLOURS, Composite
+from lenspipe.view.style import CLASS_COLOURS, Composite, coloured
 
 _GAP, _TEXT = 4, 12
 """Pixels between panels, and for a line of text."""
@@ -22,12 +22,14 @@ def labelled_sheet(
     *,
     image: NDArray[np.floating],
     rms: NDArray[np.floating],
+    bands: Sequence[str],
     label: NDArray[np.uint8] | None = None,
     names: Sequence[str] = (),
     side: int = 96,
     columns: int = 12,
 ) -> None:
     """Write a PNG of (N, B, H, W) images with sky `rms` (N, B), each above its (N, H, W) labels and below its name."""
+    planes = coloured(bands)
     strips = 1 if label is None else 2
     tall = strips * side + (_TEXT if names else 0) + _GAP
     rows = math.ceil(len(image) / columns)
@@ -38,8 +40,11 @@ def labelled_sheet(
         if names:
             draw.text((left, top), names[i], fill="#1b1f24")
             top += _TEXT
-        sigma = np.broadcast_to(rms[i][:, None, None], cutout.shape)
-        sheet.paste(_small(Composite.of(cutout, sigma, np.isfinite(cutout))(cutout), side), (left, top))
+        shown, noise = cutout[planes], rms[i][planes]
+        # Bands weigh half as their noise says and half alike: neither a deep band nor a red galaxy takes all colour.
+        weight = np.sqrt(noise * np.exp(np.log(noise).mean()))
+        sigma = np.broadcast_to(weight[:, None, None], shown.shape)
+        sheet.paste(_small(Composite.of(shown, sigma, np.isfinite(shown))(shown), side), (left, top))
         if label is not None:
             sheet.paste(_small(_painted(label[i]), side), (left, top + side))
     sheet.save(path, format="PNG", optimize=True)

@@ -175,14 +175,23 @@ def asinh_ticks(norm: AsinhNorm) -> list[float]:
     return [0.0, *powers]
 
 
+def coloured(bands: Sequence[str]) -> list[int]:
+    """Which planes make a picture: the three bluest, but u where there are others, whose noise would drown them."""
+    seen = [b for b, name in enumerate(bands) if name != "u"]
+    return (seen if len(seen) >= 3 else list(range(len(bands))))[:3]
+
+
 @dataclass(frozen=True)
 class Composite:
-    """A colour stretch, fixed on one image and good for its model too (after Lupton et al. 2004, eq. 2).
+    """A colour stretch, fixed on one image and good for its model too.
+
+    After Lupton et al. 2004, eq. 2, but the brightest band is stretched and not the mean: nothing below `top`
+    saturates, so that colours and shapes are seen in the cores of galaxies too.
 
     Attributes
     ----------
     offset, scale : (B, 1, 1), subtracted sky and noise of each band.
-    top : mean over bands, in units of the noise, that comes out white.
+    top : of the brightest band, in units of the noise, that comes out at full brightness.
     """
 
     offset: NDArray[np.float64]
@@ -195,19 +204,16 @@ class Composite:
         offset = np.array([np.percentile(i[v], 20) if v.any() else 0.0 for i, v in zip(image, valid)])
         scale = np.array([np.median(s[v]) if v.any() else 1.0 for s, v in zip(sigma, valid)])
         offset, scale = offset[:, None, None], scale[:, None, None]
-        mean = np.where(valid, (image - offset) / scale, 0).mean(0)
-        return cls(offset, scale, max(float(np.percentile(mean, 99.8)), 5.0))
+        brightest = np.where(valid, (image - offset) / scale, 0).max(0)
+        return cls(offset, scale, max(float(np.percentile(brightest, 99.8)), 5.0))
 
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float64]:
         """(B, H, W) -> RGB (H, W, 3) in 0 to 1, the reddest (last) band red; one band comes out grey."""
         bands = np.nan_to_num((image - self.offset) / self.scale)
         b = len(bands)
         blue, green, red = bands[0], bands[b // 2] if b != 2 else bands.mean(0), bands[-1]
-        mean = bands.mean(0)
+        rgb = np.stack([red, green, blue], axis=-1)
+        brightest = np.minimum(rgb.max(-1, keepdims=True), self.top)
         soft = 3.0
-        stretched = np.arcsinh(np.maximum(mean, 0) / soft) / np.arcsinh(self.top / soft)
-        gain = stretched / np.maximum(mean, 1e-6)
-        rgb = np.stack([red, green, blue], axis=-1) * gain[..., None]
-        # Keep the colour of what would saturate: divide by the largest channel instead of clipping it.
-        rgb = np.clip(rgb, 0, None)
-        return np.clip(rgb / np.maximum(rgb.max(-1, keepdims=True), 1), 0, 1)
+        stretched = np.arcsinh(np.maximum(brightest, 0) / soft) / np.arcsinh(self.top / soft)
+        return np.clip(rgb / np.maximum(rgb.max(-1, keepdims=True), 1e-6) * stretched, 0, 1)

@@ -38,6 +38,15 @@ def test_labels_every_object_and_tells_the_fractions(tmp_path):
         assert sheet.width > 7 * 96 and sheet.height > 2 * 96
 
 
+def test_the_sheet_shows_lenses_and_every_other_kind():
+    kinds = ["ring", "lens", "spiral", "spiral", "lens", "spiral", "lens", "spiral", "lens"]
+    assert label.chosen(kinds, 4) == [1, 4, 0, 2]
+    assert label.chosen(kinds, 6) == [1, 4, 6, 0, 2, 3]
+    assert label.chosen(kinds, 50) == [1, 4, 6, 8, 0, 2, 3, 5, 7]
+    assert label.chosen(["spiral", "ring"], 1) == [1]
+    assert label.chosen(["lens"] * 3, 2) == [0, 1]
+
+
 @pytest.mark.parametrize("rule", ["quantile", "reference"])
 def test_the_other_rules(rule, tmp_path):
     rng = np.random.default_rng(0)

@@ -1,14 +1,19 @@
 import json
+import shlex
 import shutil
 
 import h5py
 import numpy as np
 import pytest
+import yaml
 from astropy.io import fits
 from astropy.table import Table
+from typer.testing import CliRunner
 
+from lenspipe import cli
 from lenspipe.config import parse
 from lenspipe.errors import LenspipeError
+from lenspipe.sim.survey import Survey
 from lenspipe.stages import simulate
 
 
@@ -87,7 +92,7 @@ def test_hdf5_holds_image_kind_config_and_units(made):
 def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
-    with pytest.raises(LenspipeError, match="GB are to be written"):
+    with pytest.raises(LenspipeError, match="MB are to be written"):
         run(tmp_path, n_lenses=1, n_nonlenses=1)
     assert not list(tmp_path.iterdir())
 
@@ -108,6 +113,42 @@ def test_objects_on_real_skies(tmp_path):
     assert np.abs(np.median(residual, axis=(2, 3))).max() < 3
     config = parse(simulate.SimulateConfig, {"backgrounds": files}, "simulate")
     assert {path.name for path in simulate.outside(config)} == {"g.fits", "r.fits", "i.fits"}
+
+
+def test_pickled_skies_are_refused_and_taken_once_made_plain(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    skies = np.empty(4, dtype=object)
+    skies[:] = list((100 + 8 * rng.normal(size=(4, 3, 61, 61))).astype(np.float32))
+    np.save("skies.npy", skies, allow_pickle=True)
+    with pytest.raises(LenspipeError, match=r"skies\.npy: holds pickled objects") as refused:
+        run(tmp_path / "no", n_lenses=1, n_nonlenses=0, backgrounds="skies.npy")
+    # The way that the sentence names, word for word.
+    command = str(refused.value).partition("with lenspipe ")[2].partition(" and name ")[0]
+    assert CliRunner().invoke(cli.app, shlex.split(command)).exit_code == 0
+    _, outputs = run(tmp_path / "out", n_lenses=1, n_nonlenses=1, backgrounds="plain/shards/*.h5")
+    with h5py.File(outputs["layers"]) as f:
+        assert f["sky_rms"][:] == pytest.approx(8, rel=0.1)
+        assert f["fwhm"][0] == pytest.approx([band.psf_fwhm for band in Survey().bands])
+
+
+def test_shards_of_another_survey_are_no_backgrounds(tmp_path):
+    files = backgrounds(tmp_path)
+    facts = {"bands": ["g", "r", "i"], "pixel_scale": 0.2637, "zero_point": 30, "psf_fwhm": 1.0}
+    argv = ["convert", f"--out={tmp_path / 'plain'}", f"--set=source={files}", f"--set=survey={facts}"]
+    assert CliRunner().invoke(cli.app, argv).exit_code == 0
+    shards = str(tmp_path / "plain/shards/*.h5")
+    for survey, sentence in {
+        "pixel_scale: 0.2": "pixels of 0.2637 arcsec; the survey wants 0.2",
+        "zero_point: 27": "zero point 30, the survey's is 27",
+        "preset: des_wide": "bands g, r, i; the survey wants g, r, i, z",
+    }.items():
+        with pytest.raises(LenspipeError, match=sentence):
+            run(tmp_path / "out", n_lenses=1, n_nonlenses=0, backgrounds=shards, survey=yaml.safe_load(f"{{{survey}}}"))
+    _, outputs = run(tmp_path / "out", n_lenses=1, n_nonlenses=0, backgrounds=shards)
+    with h5py.File(outputs["layers"]) as f:
+        assert f["sky_rms"][:] == pytest.approx(np.array([[5, 8, 12]]), rel=0.1)
+        assert f["fwhm"][:] == pytest.approx(1.0)
 
 
 def test_backgrounds_below_the_size_of_cutouts_are_refused(tmp_path):

@@ -128,6 +128,29 @@ def test_composite_keeps_colours_and_order() -> None:
     assert rgb.min() >= 0 and rgb.max() <= 1
 
 
+def test_bright_cores_keep_their_colour_and_shape() -> None:
+    ramp = np.geomspace(5, 500, 40)
+    image = np.zeros((3, 40, 40))
+    image[:, 20] = ramp * np.array([[0.2], [0.6], [1.0]])
+    rgb = style.Composite.of(image, np.ones_like(image), np.ones(image.shape, bool))(image)[20]
+    assert (np.diff(rgb[:36, 0]) > 0).all()  # up to the share that is full
+    assert rgb[:, 2] / rgb[:, 0] == pytest.approx(0.2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bands", "planes"),
+    [
+        ("ugrizy", [1, 2, 3]),
+        ("griz", [0, 1, 2]),
+        ("ugr", [0, 1, 2]),
+        (("VIS", "Y", "J", "H"), [0, 1, 2]),
+        (["F814W"], [0]),
+    ],
+)
+def test_bands_of_a_picture(bands: tuple[str, ...], planes: list[int]) -> None:
+    assert style.coloured(bands) == planes
+
+
 def test_compass_follows_the_cd_matrix() -> None:
     figure = style.new_figure(3, 3)
     axes = figure.add_axes((0, 0, 1, 1))
