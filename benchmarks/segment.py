@@ -167,9 +167,11 @@ def real_images(data: Path, work: Path, weights: Path, train: dict[str, Any], n:
 def picture(corridor: Path, path: Path) -> None:
     """The middle of every image of a corridor above the classes of its pixels."""
     images, labels, rms, names = [], [], [], []
+    bands: tuple[str, ...] = ()
     for file in sorted((corridor / "shards").glob("*.h5")):
         probability = read_masks(corridor / "masks" / file.name)[1]
         with Shard(file) as shard:
+            bands = shard.bands
             height, width = probability.shape[-2:]
             side = min(round(SHOWN / shard.pixel_scale), height, width)
             top, left = (height - side) // 2, (width - side) // 2
@@ -185,6 +187,7 @@ def picture(corridor: Path, path: Path) -> None:
         path,
         image=np.stack(images),
         rms=np.stack(rms),
+        bands=bands,
         label=np.stack(labels),
         names=names,
         side=160,
