@@ -54,7 +54,10 @@ def _sentence(model: type[BaseModel], item: Any, where: str) -> str:
     place = ".".join([where, *path])
     if item["type"] == "extra_forbidden":
         return f"{place}: unknown key{nearest(path[-1], _keys_at(model, path[:-1]))}"
-    return f"{place}: {item['msg'][0].lower()}{item['msg'][1:]} (got {item['input']!r})."
+    own = item["type"] == "value_error"  # a validator's own words
+    said = str(item["ctx"]["error"]) if own else f"{item['msg'][0].lower()}{item['msg'][1:]}"
+    got = "" if isinstance(item["input"], dict) or len(repr(item["input"])) > 80 else f" (got {item['input']!r})"
+    return f"{place}: {said.removesuffix('.')}{got}."
 
 
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:

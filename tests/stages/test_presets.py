@@ -80,6 +80,10 @@ def test_wrong_files_are_refused_in_a_sentence(change, sentence, tmp_path):
     with pytest.raises(LenspipeError, match=sentence) as error:
         presets.preset(str(tmp_path / "mine.yaml"))
     assert "mine.yaml" in str(error.value)
+    with pytest.raises(LenspipeError, match=sentence) as error:
+        of(str(tmp_path / "mine.yaml"))
+    said = str(error.value)
+    assert "value error" not in said.lower() and len(said) < 600  # the sentence, not the whole file
 
 
 def test_depth_of_a_star_is_that_of_weights_like_its_psf():
