@@ -5,8 +5,6 @@ Legend: K vectors, B bands, L components, M = A^T W A (K,B,L,L), R = A^T W d (K,
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,40 +19,24 @@ _MAX_CONDITION = 5 / 2.220446049250313e-16
 
 def solve(M: Tensor, R: Tensor) -> Tensor:
     """Amplitudes M^-1 R of shape (K,B,L), zero where M is singular by lenstronomy's rule. In float64."""
-    M, R = M.double(), R.double()
-    regular = _well_conditioned(M)
-    safe = torch.where(regular[..., None, None], M, torch.eye(M.shape[-1], dtype=M.dtype, device=M.device))
-    # A pivot may vanish all the same where M spans the range of the type: no error, but no amplitudes either.
-    found, failure = torch.linalg.solve_ex(safe, R)
-    return torch.where((regular & (failure == 0))[..., None], found, torch.zeros_like(R))
+    return _solved(M.double(), R.double(), torch.ones(R.shape[-1], dtype=torch.bool, device=R.device))
 
 
 def solve_non_negative(M: Tensor, R: Tensor, positive: int) -> Tensor:
     """The least-squares amplitudes with the first `positive` components >= 0 (the rest, a sky, free).
 
     Exact: every subset of components is tried, and the feasible one that explains most chi-square is kept;
-    meant for the few components of a parametric model.
+    meant for the few components of a parametric model. All subsets at once: a device need not be asked which will do.
     """
-    count = M.shape[-1]
-    best = torch.zeros_like(R, dtype=torch.float64)
-    gain = torch.zeros(R.shape[:-1], dtype=torch.float64, device=R.device)
-    free = tuple(range(positive, count))
-    # The full set first: where it is feasible it is the answer, and that is almost everywhere near a good fit.
-    for size in range(positive, -1, -1):
-        for subset in combinations(range(positive), size):
-            active = [*subset, *free]
-            if not active:
-                continue
-            index = torch.tensor(active, device=M.device)
-            trial = torch.zeros_like(best)
-            trial[..., index] = solve(M[..., index[:, None], index], R[..., index])
-            explained = (trial * R).sum(-1)
-            better = (trial[..., :positive] >= 0).all(-1) & (explained > gain)
-            best = torch.where(better[..., None], trial, best)
-            gain = torch.where(better, explained, gain)
-        if size == positive and bool((gain > 0).all()):
-            break
-    return best
+    M, R, device = M.double(), R.double()[..., None, :], M.device
+    subsets = torch.arange(2**positive, device=device)
+    chosen = (subsets[:, None] >> torch.arange(positive, device=device)) & 1 > 0
+    free = chosen.new_ones(len(subsets), M.shape[-1] - positive)
+    found = _solved(M[..., None, :, :], R, torch.cat([chosen, free], 1))
+    feasible = (found[..., :positive] >= 0).all(-1, keepdim=True)
+    found = torch.where(feasible, found, 0.0)
+    best = (found * R).sum(-1).argmax(-1)
+    return torch.take_along_dim(found, best[..., None, None], -2)[..., 0, :]
 
 
 def non_negative_but_last(
@@ -100,20 +82,37 @@ def orthonormal(templates: NDArray[np.floating], root_weight: NDArray[np.float64
 
 
 def log_determinant(M: Tensor) -> Tensor:
-    """Sum over bands of ln det M, (K,): what marginalising over flat amplitudes subtracts, halved, from logL."""
-    return torch.linalg.slogdet(M.double()).logabsdet.sum(-1)
+    """Sum over bands of ln |det M|, (K,): what marginalising over flat amplitudes subtracts, halved, from logL."""
+    rows = _eliminated(M.double())
+    return torch.stack([row[..., k] for k, row in enumerate(rows)]).abs().log().sum((0, -1))
 
 
-def _well_conditioned(M: Tensor) -> Tensor:
-    """lenstronomy's test; the eigenvalues themselves are computed only where a cheap bound cannot decide."""
+def _solved(M: Tensor, R: Tensor, used: Tensor) -> Tensor:
+    """(..., L) amplitudes M^-1 R of the `used` components (..., L) as if there were no others, which get 0.
+
+    All 0 where M is singular: trace(M) trace(M^-1) is its condition number, or at most L^2 times that.
+    """
     count = M.shape[-1]
-    trace = torch.diagonal(M, dim1=-2, dim2=-1).sum(-1)
-    determinant = torch.linalg.det(M)
-    # largest <= trace and smallest >= det / (trace / (n-1))^(n-1), so condition <= trace^n / (det (n-1)^(n-1)).
-    bound = trace**count / (determinant.clamp(min=0) * max(count - 1, 1) ** (count - 1))
-    regular = (determinant > 0) & (bound < _MAX_CONDITION)
-    unsure = ~regular & torch.isfinite(M).all(-1).all(-1) & torch.isfinite(trace) & (trace > 0)
-    if bool(unsure.any()):
-        values = torch.linalg.svdvals(M[unsure])
-        regular[unsure] = values[..., 0] < _MAX_CONDITION * values[..., -1]
-    return regular
+    one = torch.eye(count, dtype=M.dtype, device=M.device)
+    part = torch.where(used[..., :, None] & used[..., None, :], M, one)
+    right = torch.where(used, R, 0.0)
+    rows = _eliminated(torch.cat([part, right[..., None], one.expand_as(part)], -1))
+    pivots = torch.stack([row[..., k] for k, row in enumerate(rows)], -1)
+    inverse = torch.stack([row[..., count + 1 :].square() for row in rows]) / pivots.movedim(-1, 0)[..., None]
+    diagonals = torch.stack([part.diagonal(dim1=-2, dim2=-1), inverse.sum(0)])
+    regular = (pivots > 0).all(-1) & (torch.where(used, diagonals, 0.0).sum(-1).prod(0) < _MAX_CONDITION)
+    found: list[Tensor] = []
+    for k in reversed(range(count)):
+        known = sum(rows[k][..., k + 1 + j] * value for j, value in enumerate(found))
+        found.insert(0, (rows[k][..., count] - known) / pivots[..., k])
+    return torch.where(regular[..., None] & used, torch.stack(found, -1), 0.0)
+
+
+def _eliminated(A: Tensor) -> list[Tensor]:
+    """Rows of (..., L, >= L) `A`, symmetric at first, after Gauss's elimination: plain arithmetic, which a compiler
+    fuses and no device waits for. A matrix of normal equations needs no pivoting."""
+    rows = []
+    for k in range(A.shape[-2]):
+        rows.append(A[..., 0, :])
+        A = A[..., 1:, :] - A[..., 1:, k : k + 1] / rows[k][..., None, k : k + 1] * rows[k][..., None, :]
+    return rows

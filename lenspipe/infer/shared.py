@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lenspipe.infer.checkpoint import Checkpoint
 from lenspipe.infer.objective import LogPosterior
-from lenspipe.infer.together import Program
+from lenspipe.infer.together import ROUND, Program
 
 if TYPE_CHECKING:
     from lenspipe.infer.sample import CrankNicolson
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
-ROUND = 100
-"""Steps that are asked for at a time: fits whose rounds are as long are served together."""
+_PART = "shared chains"
+"""Of the checkpoint. A fit that goes on alone, with other random numbers, begins its sampling anew."""
 
 
 class SharedEnsembles:
@@ -43,7 +43,7 @@ class SharedEnsembles:
         self._u: list[Floats] = []
         self._values: list[Floats] = []
         self.steps = self.evaluations = self._drawn = 0
-        kept = checkpoint.load("chains")
+        kept = checkpoint.load(_PART)
         if kept:
             self._restore(kept)
             return
@@ -78,7 +78,7 @@ class SharedEnsembles:
             self.evaluations += values.size
             if self._checkpoint.due():
                 kept = {"evaluations": np.array(self.evaluations), "drawn": np.array(self._drawn)}
-                self._checkpoint.save("chains", {"u": self.u(), "log_prob": self.log_prob(), **kept})
+                self._checkpoint.save(_PART, {"u": self.u(), "log_prob": self.log_prob(), **kept})
 
     def _counted(self, u: Floats) -> Floats:
         self.evaluations += len(u)

@@ -6,7 +6,7 @@ D = H W, T templates, M points of refined pixels.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,10 +64,17 @@ class Stack:
     ----------
     members : N likelihoods; their tensors are taken to `device`.
     memory : bytes that the temporaries of a call may take; longer calls go in parts.
+    calls : calls the functions below with all vectors of a request.
     """
 
-    def __init__(self, members: Sequence[Likelihood], device: torch.device | str | None = None, memory: float = 2e9):
-        first = members[0]
+    def __init__(
+        self,
+        members: Sequence[Likelihood],
+        device: torch.device | str | None = None,
+        memory: float = 2e9,
+        calls: Calls | None = None,
+    ):
+        first, self._calls = members[0], calls or in_parts
         self.scene, self.dtype, self.poisson = first.scene, first.dtype, first.poisson
         self.supersampling, self.marginalise, self.memory = first.supersampling, first.marginalise, memory
         self.device = torch.device(device if device is not None else first.device)
@@ -150,18 +157,13 @@ class Stack:
 
     def log_likelihood(self, vectors: Tensor, non_negative: bool) -> tuple[Tensor, Tensor]:
         """(N, K) float64 log L without penalty, never NaN, and the number of bands with a negative amplitude."""
-        parts = [self._value(self.solve(part, non_negative)) for part in self._parts(vectors)]
-        value, negative = (torch.cat(p, 1) for p in zip(*parts))
-        return torch.nan_to_num(value, nan=IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE), negative
+        value, negative = self._calls(log_likelihood, self, vectors, non_negative)
+        return value, negative
 
     def residuals(self, vectors: Tensor, non_negative: bool) -> Tensor:
         """(N, K, B D) normalised residuals, 0 where masked, 1e6 where not finite."""
-        rows = []
-        for part in self._parts(vectors):
-            model = self.solve(part, non_negative).model
-            residual = (self.image[:, None] - model) * torch.rsqrt(self.variance(model)) * self.mask[:, None]
-            rows.append(residual.flatten(2))
-        return torch.nan_to_num(torch.cat(rows, 1), nan=1e6, posinf=1e6, neginf=-1e6)
+        (found,) = self._calls(residuals, self, vectors, non_negative)
+        return found
 
     def solve(self, vectors: Tensor, non_negative: bool) -> Solution:
         """Response of each component, amplitudes and model of (N, K, P) `vectors`."""
@@ -233,13 +235,33 @@ class Stack:
             across = layers.flatten(1, 2) @ self.columns[:, None]
         return (self.rows[:, None] @ across).unflatten(1, (K, L))
 
-    def _value(self, found: Solution) -> tuple[Tensor, Tensor]:
-        residual = (self.image[:, None] - found.model) * self.mask[:, None]
-        squares = residual.square() * (1 / self.variance(found.model) if self.poisson else self.weight[:, None])
-        value = -0.5 * squares.sum((-1, -2, -3), dtype=torch.float64)
-        if self.marginalise:
-            value = value - 0.5 * linear.log_determinant(found.normal)
-        return value, (found.amplitudes[..., : self.positive] < 0).any(-1).sum(-1).double()
 
-    def _parts(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        return vectors.split(self.largest, dim=1)
+Function = Callable[[Stack, Tensor, bool], tuple[Tensor, ...]]
+"""Of a stack, vectors (N, K, P) and whether amplitudes may be negative; what it returns begins with (N, K)."""
+Calls = Callable[[Function, Stack, Tensor, bool], tuple[Tensor, ...]]
+"""How a function is called with more vectors than may go through it at once."""
+
+
+def in_parts(function: Function, stack: Stack, vectors: Tensor, non_negative: bool) -> tuple[Tensor, ...]:
+    """As many vectors at a time as the memory allows."""
+    found = [function(stack, part, non_negative) for part in vectors.split(stack.largest, dim=1)]
+    return tuple(torch.cat(parts, 1) for parts in zip(*found))
+
+
+def log_likelihood(stack: Stack, vectors: Tensor, non_negative: bool) -> tuple[Tensor, ...]:
+    """`Stack.log_likelihood` of vectors that go through at once."""
+    found = stack.solve(vectors, non_negative)
+    residual = (stack.image[:, None] - found.model) * stack.mask[:, None]
+    squares = residual.square() * (1 / stack.variance(found.model) if stack.poisson else stack.weight[:, None])
+    value = -0.5 * squares.sum((-1, -2, -3), dtype=torch.float64)
+    if stack.marginalise:
+        value = value - 0.5 * linear.log_determinant(found.normal)
+    value = torch.nan_to_num(value, nan=IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE)
+    return value, (found.amplitudes[..., : stack.positive] < 0).any(-1).sum(-1).double()
+
+
+def residuals(stack: Stack, vectors: Tensor, non_negative: bool) -> tuple[Tensor, ...]:
+    """`Stack.residuals` of vectors that go through at once."""
+    model = stack.solve(vectors, non_negative).model
+    found = (stack.image[:, None] - model) * torch.rsqrt(stack.variance(model)) * stack.mask[:, None]
+    return (torch.nan_to_num(found.flatten(2), nan=1e6, posinf=1e6, neginf=-1e6),)

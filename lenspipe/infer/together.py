@@ -9,14 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import torch
+
     from lenspipe.infer.objective import LogPosterior, Objective
     from lenspipe.infer.optimise import Optima
 
 Floats = NDArray[np.float64]
+ROUND = 100
+"""Steps of the sampler that are asked for at a time: fits whose rounds are as long are served together."""
 
 
 class Program(Protocol):
-    """Serves fits in other threads; each call returns when its turn has come. Legend as in `lenspipe.infer.sample`."""
+    """Serves fits in other threads; each call returns when its turn has come. Legend as in `lenspipe.infer.sample`.
+
+    Attributes
+    ----------
+    device : where it runs.
+    """
+
+    device: torch.device
 
     def climb(self, objective: Objective, start: Floats, iterations: int, tolerance: float) -> tuple[Optima, int]:
         """`levenberg_marquardt`, and the number of evaluations."""

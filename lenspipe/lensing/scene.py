@@ -39,7 +39,9 @@ class Component:
     def parameters(self, vectors: Tensor) -> list[Tensor]:
         """Its parameters out of (K, P) `vectors`, each (K, 1, 1); (K, B, 1, 1) where they are free in each band."""
         if self.per_band:
-            return [vectors[:, list(columns), None, None] for columns in zip(*self.per_band)]
+            # No index that would have to travel to a device first.
+            each = [torch.stack([vectors[:, i] for i in columns], 1) for columns in zip(*self.per_band)]
+            return [parameter[..., None, None] for parameter in each]
         return [vectors[:, i, None, None] for i in self.columns]
 
 

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenspipe.infer.batch.climb import climb
+from lenspipe.infer.batch.compiled import Compiled, pieces
+from lenspipe.infer.batch.memory import BUDGET
 from lenspipe.infer.batch.problems import Problems, alike
 from lenspipe.infer.batch.random import Counted
 from lenspipe.infer.batch.walk import walk
@@ -30,8 +32,8 @@ from lenspipe.infer.together import program
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
-MEMORY = {"cpu": 2e7, "cuda": 4e9}
-"""Bytes of temporaries: what a CPU's caches nearly hold, what keeps a GPU busy."""
+_LEAST = 1e6
+"""Bytes; a budget that is smaller shrinks no call any more."""
 log = logging.getLogger(__name__)
 
 
@@ -54,12 +56,14 @@ class Broker:
     Parameters
     ----------
     device : of the tensor programs.
-    memory : bytes that one may take for temporaries; halved when the device runs out of memory. None: `MEMORY`.
+    memory : bytes that one may take for temporaries; halved when the device runs out of memory. None: `BUDGET`.
+    compile : through `torch.compile`, candidates and vectors filled up to fixed numbers.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", memory: float | None = None):
+    def __init__(self, device: torch.device | str = "cpu", memory: float | None = None, compile: bool = False):
         self.device = torch.device(device)
-        self.memory = memory or MEMORY[self.device.type]
+        self.memory = memory or BUDGET[self.device.type]
+        self._calls = Compiled() if compile else None
         # Of each kind of request: how many were served together, and the seconds it took.
         self.served: list[tuple[str, int]] = []
         self.seconds: dict[str, float] = {}
@@ -94,13 +98,13 @@ class Broker:
 
     def climb(self, objective: Objective, start: Floats, iterations: int, tolerance: float) -> tuple[Optima, int]:
         def serve(problems: Problems, starts: list[Floats]) -> list[Any]:
-            u, cost = climb(problems, _side_by_side(starts, self.device), iterations, tolerance)
-            return [Optima(a[: len(s)], b[: len(s)]) for a, b, s in zip(_host(u), _host(cost), starts)]
+            u, cost, evaluations = climb(problems, _side_by_side(starts, self.device), iterations, tolerance)
+            found = zip(_host(u), _host(cost), starts, evaluations.tolist())
+            return [(Optima(a[: len(s)], b[: len(s)]), calls) for a, b, s, calls in found]
 
         key = ("climb", iterations, tolerance, alike(objective.likelihood, objective.priors))
-        found: Optima = self._ask(key, objective, start, serve)
-        # A Jacobian and a step of each start: what was thrown away is not counted.
-        return found, len(start) * iterations * (start.shape[1] + 1)
+        answer: tuple[Optima, int] = self._ask(key, objective, start, serve)
+        return answer
 
     def cost(self, objective: Objective, u: Floats) -> Floats:
         def serve(problems: Problems, points: list[Floats]) -> list[Any]:
@@ -206,28 +210,41 @@ class Broker:
             return group
 
     def _serve(self, group: list[_Request]) -> None:
+        sizes = pieces(len(group)) if self._calls else [len(group)] if group else []
+        for size in sizes:
+            self._serve_together(group[:size], size)
+            group = group[size:]
+
+    def _serve_together(self, group: list[_Request], size: int) -> None:
+        """One tensor program of `size` candidates, the last of which may be there several times."""
+        full = group + group[-1:] * (size - len(group))
         kind, begun = str(group[0].key[0]), time.perf_counter()
+        failure: Exception | None = None
         try:
-            problems = Problems(
-                [r.of.likelihood for r in group], [r.of.priors for r in group], self.device, self.memory
-            )
-            answers = group[0].serve(problems, [r.arguments for r in group])
+            likelihoods, priors = [r.of.likelihood for r in full], [r.of.priors for r in full]
+            problems = Problems(likelihoods, priors, self.device, self.memory, self._calls)
+            answers = group[0].serve(problems, [r.arguments for r in full])
+        except Exception as error:
+            # Without its traceback, which would hold the tensors of what failed.
+            failure = error.with_traceback(None)
+        if failure is None:
             self.served.append((kind, len(group)))
             self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - begun
-        except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                self.memory /= 2
-                log.warning("out of memory with %d candidates: on with half the budget", len(group))
-            if len(group) > 1:
-                # One of them may be to blame; the others must not suffer for it.
-                middle = len(group) // 2
-                self._serve(group[:middle])
-                self._serve(group[middle:])
-                return
-            group[0].error = error
-        else:
             for request, answer in zip(group, answers):
                 request.answer = answer
+        elif (short := isinstance(failure, torch.OutOfMemoryError) and self.memory > _LEAST) or len(group) > 1:
+            if short:
+                self.memory /= 2
+                log.warning("out of memory with %d candidates: on with %.2g GB", len(group), self.memory / 1e9)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            # One of them may be to blame; the others must not suffer for it.
+            middle = len(group) // 2
+            for part in (group[:middle], group[middle:]):
+                self._serve(part)
+            return
+        else:
+            group[0].error = failure
         with self._state:
             self._busy += len(group)
         for request in group:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lenspipe.infer.likelihood import Likelihood
 from lenspipe.infer.priors import Priors
-from lenspipe.infer.stack import Stack, bucket
+from lenspipe.infer.stack import Calls, Stack, bucket
 
 
 class Problems:
@@ -23,12 +23,18 @@ class Problems:
     Parameters
     ----------
     memory : bytes that a call's temporaries may take.
+    calls : as `Stack` has it.
     """
 
     def __init__(
-        self, likelihoods: Sequence[Likelihood], priors: Sequence[Priors], device: torch.device, memory: float
+        self,
+        likelihoods: Sequence[Likelihood],
+        priors: Sequence[Priors],
+        device: torch.device,
+        memory: float,
+        calls: Calls | None = None,
     ):
-        self.stack, self.device = Stack(likelihoods, device, memory), device
+        self.stack, self.device = Stack(likelihoods, device, memory, calls), device
         self.bands = len(likelihoods[0].data.image)
 
         def stacked(name: str) -> Tensor:

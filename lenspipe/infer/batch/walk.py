@@ -33,7 +33,7 @@ def walk(
     """
     N, C, K, P = u.shape
     half = K // 2
-    inverse = torch.linalg.inv(root)
+    inverse = torch.linalg.inv_ex(root).inverse
     mean = mean[:, None, None]
 
     def energy(offset: Tensor) -> Tensor:
