@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Resources:
     memory_gb : GB of memory.
     minutes : wall time for one task of `per_task` keys; past it the task is ended, its keys are tried singly.
     per_task : keys of a batch stage that one task takes.
+    per_gpu : keys at most of a task on a worker with a GPU, which does them together; 0: `per_task`.
+    minutes_more, memory_more_gb : for each key of a task beyond `per_task`.
     """
 
     cpus: int = 1
@@ -41,6 +43,17 @@ class Resources:
     memory_gb: float = 2.0
     minutes: float = 30.0
     per_task: int = 1
+    per_gpu: int = 0
+    minutes_more: float = 0.0
+    memory_more_gb: float = 0.0
+
+    def minutes_of(self, keys: int) -> float:
+        """Wall time for one task of so many keys."""
+        return self.minutes + self.minutes_more * max(keys - self.per_task, 0)
+
+    def memory_gb_of(self, keys: int) -> float:
+        """Memory of one task of so many keys."""
+        return self.memory_gb + self.memory_more_gb * max(keys - self.per_task, 0)
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,7 @@ class Stage:
     own : where options may say something of single keys; a unit runs again when what is said of it has changed.
     config : pydantic model of the options.
     run : a plain function on paths.
+    without_gpu : options -> True where they leave no use for a GPU that the stage would else take.
     talk : how its ranks talk where a launcher starts several processes for it (`lenspipe.ranks`); empty: one process.
     over : the index product (an ECSV with a column ``key``, and, if it has one, ``selected``) whose rows
         become units; None for a stage that runs once.
@@ -90,10 +104,17 @@ class Stage:
     outside: Callable[[Any], Iterable[Path]] | None = None
     own: Own | None = None
     resources: Resources = field(default_factory=Resources)
+    without_gpu: Callable[[Any], bool] | None = None
     talk: Talk = ""
     headline: tuple[str, ...] = ()
     version: int = 1
     summary: str = ""
+
+    def needs(self, config: Any) -> Resources:
+        """What a task with these options needs."""
+        if self.without_gpu and self.without_gpu(config):
+            return replace(self.resources, gpus=0)
+        return self.resources
 
 
 @dataclass(frozen=True)

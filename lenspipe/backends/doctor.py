@@ -105,13 +105,28 @@ def examine(where: str, it: Facts) -> Iterator[Check]:
         (bool(it["scratch_error"]), "fail", "set TMPDIR to a folder of yours, under `environment` of the site"),
     )
     unseen = it["gpu_devices"] and not it["gpus"] and it["gpus_chosen"] not in ("", "-1")
+    seen = [f"{name}, {memory:.0f} GB" for name, memory in zip(it["gpus"], it["gpu_memory_gb"])]
+    none = f"{it['gpu_devices']} that torch does not see" if unseen else "none"
     yield check(
         "gpus",
-        ", ".join(it["gpus"]) or (f"{it['gpu_devices']} that torch does not see" if unseen else "none"),
+        f"{'; '.join(seen)} (torch for CUDA {it['torch_cuda']})" if seen else none,
         (bool(unseen and not it["torch_cuda"]), "warn", "install torch with CUDA, or take the image's variant cuda"),
         (bool(unseen), "warn", "torch has CUDA: its driver may be too old, or the container was started without GPUs"),
     )
+    if seen:
+        yield check("fits together", _together(min(it["gpu_memory_gb"]) * 1e9))
     yield check("container", it["container"] or "none")
+
+
+def _together(memory: float) -> str:
+    """What a task of the stage `model` does at once on a GPU with so many bytes."""
+    from lenspipe.infer.batch.memory import MOST, at_once, budget
+    from lenspipe.infer.config import FitConfig
+
+    temporaries = budget(memory, None, "cuda")
+    small, large = (at_once(memory, temporaries, (n, n), bands, FitConfig()) for n, bands in ((45, 3), (201, 1)))
+    sizes = f"{small} with three bands of 45x45 pixels, {large} with one of 201x201"
+    return f"a task of `model` takes up to {MOST} candidates, at once {sizes}"
 
 
 def compare(where: str, home: Facts, there: Facts, must: tuple[str, ...] = _MUST_AGREE) -> Iterator[Check]:

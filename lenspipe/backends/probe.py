@@ -118,8 +118,10 @@ def _gpus() -> dict[str, Any]:
     import torch
 
     there = torch.cuda.is_available()
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if there else []
     return {
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if there else [],
+        "gpus": [gpu.name for gpu in found],
+        "gpu_memory_gb": [gpu.total_memory / _GB for gpu in found],
         "gpu_devices": len(list(Path("/dev").glob("nvidia[0-9]*"))),
         "gpus_chosen": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "torch_cuda": torch.version.cuda,

@@ -108,6 +108,11 @@ class Shard:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: B, H, W."""
+        return tuple(self.file["image"].shape[1:])
+
     def cutout(self, row: int) -> Cutout:
         f = self.file
         cd = f["cd"][row]

@@ -79,6 +79,15 @@ class Capacity:
             return min(enough, key=lambda pool: pool.cores_per_slot)
         return max(fitting, key=lambda pool: pool.cores)
 
+    def keys_of_task(self, name: str, needed: Resources, pool: Pool, due: int, free: int) -> int:
+        """Keys that the next task takes of the `due` ones, where `free` more such tasks could begin in `pool`.
+
+        On GPUs, whose workers do all of a task's keys together, that is each one's share of what is due.
+        """
+        if name not in self.per_task and pool.gpus and needed.per_gpu:
+            return max(needed.per_task, min(needed.per_gpu, -(-due // max(free, 1))))
+        return max(1, self.per_task.get(name, needed.per_task))
+
     def lacks_gpu(self, needed: Resources) -> bool:
         """True if a stage that would use a GPU has to do without."""
         return bool(needed.gpus) and not any(pool.gpus for pool in self.pools)

@@ -80,7 +80,7 @@ class Driver:
             node.makers = {product: by_name[i.name] for product, i in self.graph.makers[node.name].items()}
             for maker in {id(m): m for m in node.makers.values()}.values():
                 maker.readers.append(node)
-        self.pools = {n.name: self.capacity.place(n.stage.name, n.stage.resources) for n in self.nodes}
+        self.pools = {n.name: self.capacity.place(n.stage.name, n.needed) for n in self.nodes}
         self.why: dict[str, dict[str, str]] = {node.name: {} for node in self.nodes}
         self.busy: dict[Future[dict[str, Any]], tuple[Node, Task]] = {}
         self.mistakes: list[str] = []
@@ -127,7 +127,7 @@ class Driver:
         return code
 
     def _say_what_lacks_gpus(self) -> None:
-        without = [n.name for n in self.nodes if not n.complete and self.capacity.lacks_gpu(n.stage.resources)]
+        without = [n.name for n in self.nodes if not n.complete and self.capacity.lacks_gpu(n.needed)]
         if without:
             self.progress.say(f"site {self.capacity.site} has no GPUs: {', '.join(without)} will run on CPUs")
 
@@ -170,7 +170,7 @@ class Driver:
     def hand_out(self, name: str, size: int) -> list[Task]:
         """Tasks of at most `size` keys with all that is `due` of a stage, for others to run."""
         node, keys = self.node(name), self.due(name)
-        cpus = node.stage.resources.cpus
+        cpus = node.needed.cpus
         return [self._task(node, tuple(keys[at : at + size]), cpus) for at in range(0, len(keys), size)]
 
     def receipts(self, name: str) -> list[dict[str, Any]]:
@@ -186,22 +186,23 @@ class Driver:
         """The first task in the stages' order that fits now; a wide one keeps its pool waiting, so it never starves."""
         full: set[str] = set()
         for node in self.nodes:
-            pool, needed = self.pools[node.name], node.stage.resources
+            pool, needed = self.pools[node.name], node.needed
             if pool.label in full or not (node.due or node.singles) or node.name in self.held_back:
                 continue
             ranks = self.capacity.ranks.get(node.stage.name, 1)
             cpus = pool.cpus(needed) if ranks == 1 else pool.cpus_of_rank(needed, ranks)
             there = [(n, task) for n, task in self.busy.values() if self.pools[n.name] is pool]
-            slots = sum(pool.takes(task.cpus, task.ranks) for _, task in there) + pool.takes(cpus, ranks)
-            memory = sum(n.stage.resources.memory_gb for n, _ in there) + needed.memory_gb
-            if slots > pool.slots or (pool.memory_gb is not None and there and memory > pool.memory_gb):
+            free, taken = pool.slots - sum(pool.takes(t.cpus, t.ranks) for _, t in there), pool.takes(cpus, ranks)
+            count = 1
+            if node.due:
+                most = self.capacity.keys_of_task(node.stage.name, needed, pool, len(node.due), free // taken)
+                count = min(most, len(node.due))
+            memory = sum(n.needed.memory_gb_of(len(t.keys)) for n, t in there) + needed.memory_gb_of(count)
+            if taken > free or (pool.memory_gb is not None and there and memory > pool.memory_gb):
                 full.add(pool.label)
                 continue
-            if node.due:
-                most = max(1, self.capacity.per_task.get(node.stage.name, needed.per_task))
-                keys = tuple(node.due.popleft() for _ in range(min(most, len(node.due))))
-            else:
-                keys = (node.singles.popleft(),)
+            source = node.due or node.singles
+            keys = tuple(source.popleft() for _ in range(count))
             node.running.update(keys)
             return node, self._task(node, keys, cpus)
         return None
@@ -441,7 +442,7 @@ class Driver:
     def _node(self, item: Instance) -> Node:
         config = item.stage.config.model_validate(item.config)
         own = self.prints.own(item.stage, config)
-        return Node(item, options_hash(shared_options(item.stage, item.config)), own=own)
+        return Node(item, options_hash(shared_options(item.stage, item.config)), item.stage.needs(config), own=own)
 
     def _outside(self, node: Node) -> dict[str, dict[str, Any]]:
         """The files that the options of `node` name, looked at once a run."""
@@ -468,7 +469,7 @@ class Driver:
             seed=instance.seed,
             cpus=cpus,
             ranks=self.capacity.ranks.get(node.stage.name, 1),
-            minutes=node.stage.resources.minutes * self.capacity.minutes_factor,
+            minutes=node.needed.minutes_of(len(keys)) * self.capacity.minutes_factor,
             attempt=1 + max(node.died.get(key, 0) for key in keys),
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lenspipe.errors import CandidateError, LenspipeError
 from lenspipe.run.workflow import Instance
-from lenspipe.stage import Stage
+from lenspipe.stage import Resources, Stage
 from lenspipe.types import check_id
 
 
@@ -25,12 +25,14 @@ class Node:
     outcome : key -> ``ok | failed | skipped`` (an input of it failed), and in a dry run ``due``.
     expanded : the keys are known.
     blocked : why nothing (more) of this stage can run, or empty.
+    needed : what one of its tasks needs.
     own : key -> hash of what the options say of it alone.
     outside : path -> ``hash size mtime_ns`` of the files that its options name, None until they are looked at.
     """
 
     instance: Instance
     config_hash: str
+    needed: Resources
     makers: dict[str, Node] = field(default_factory=dict)
     readers: list[Node] = field(default_factory=list)
     waiting: dict[str, None] = field(default_factory=dict)

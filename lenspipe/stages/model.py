@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +17,7 @@ from pydantic import Field
 
 from lenspipe import __version__
 from lenspipe.errors import CandidateError, LenspipeError, Reason
+from lenspipe.infer.batch.memory import MOST
 from lenspipe.infer.config import FitConfig
 from lenspipe.io.atomic import replacing
 from lenspipe.products import BUNDLE, CANDIDATES, MODEL
@@ -42,10 +45,13 @@ class ModelConfig(FitConfig):
     together: int | None = Field(
         default=None,
         ge=1,
-        description="candidates of a task that are fitted as one tensor program; null: all on a GPU, else one by one",
+        description="candidates fitted as one tensor program; null: as many as a GPU has memory for, else one by one",
     )
     memory_gb: float | None = Field(
         default=None, gt=0, description="for such a program's temporaries; null: 4 on a GPU, a cache's worth on a CPU"
+    )
+    compile: Literal["auto"] | bool = Field(
+        default="auto", description="such programs through torch.compile: on, off; auto: on a GPU"
     )
     candidates: Path | None = Field(
         default=None, description="YAML file: id -> priors, options, redshifts and masks of that candidate alone"
@@ -84,10 +90,8 @@ def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
 
     keys = list(inputs[BUNDLE.name])
     device, together = _device(config), config.together
-    if together is None:
-        together = 1 if device == "cpu" else len(keys)
-    if together > 1:
-        failed = _together(keys, prepare, device, min(together, len(keys)), config.memory_gb)
+    if device == "cuda" or (together or 1) > 1:
+        failed = _together(keys, prepare, config, device, lambda: _largest(inputs[BUNDLE.name].values()))
     else:
         failed = for_each(inputs[BUNDLE.name], lambda key: prepare(key)()())
     # Not before: the first of a batch whose process dies over the last has to be taken up again too.
@@ -115,31 +119,65 @@ def checkpoint_of(
     return FileCheckpoint(final.with_name(f".{final.name}.checkpoint.npz"), identity, EVERY)
 
 
+def _without_gpu(config: ModelConfig) -> bool:
+    """Whether nothing of a fit with these options can run on a GPU."""
+    elsewhere = config.engine in ("kernel", "lenstronomy") or bool(config.model.foreign)
+    return config.device == "cpu" or config.preset != "default" or elsewhere
+
+
 def _device(config: ModelConfig) -> str:
     """Where the tensor programs run."""
-    if config.device == "cpu":
+    if _without_gpu(config):
         return "cpu"
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
-    if config.device == "cuda":
-        log.warning("model.device: cuda: no GPU is seen here (lenspipe doctor says what is): on with the CPU")
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if config.device == "cuda" or given not in ("", "-1"):
+        asked = "model.device: cuda" if config.device == "cuda" else f"GPU {given} is this worker's"
+        log.warning("%s, and torch sees no GPU (lenspipe doctor says what it sees): on with the CPU", asked)
     return "cpu"
+
+
+def _largest(bundles: Iterable[Path]) -> tuple[int, tuple[int, int]]:
+    """Bands and shape of the image with most pixels."""
+    from lenspipe.io.shards import Shard
+
+    shapes = []
+    for path in bundles:
+        with Shard(path) as shard:
+            shapes.append(shard.shape)
+    bands, height, width = max(shapes, key=math.prod)
+    return bands, (height, width)
 
 
 def _together(
     keys: list[str],
     prepare: Callable[[str], Callable[[], Callable[[], Any]]],
+    config: ModelConfig,
     device: str,
-    count: int,
-    memory_gb: float | None,
+    largest: Callable[[], tuple[int, tuple[int, int]]],
 ) -> dict[str, dict[str, str]]:
-    """`count` candidates at a time; what has been fitted is written down while others are. Returns as `for_each`."""
-    from lenspipe.infer.batch.broker import Broker
+    """Many candidates at a time; what has been fitted is written down while others are. Returns as `for_each`."""
+    import torch
 
-    broker = Broker(device, memory_gb and memory_gb * 1e9)
-    answers = broker.run([partial(_prepared, prepare, key) for key in keys], count, then=lambda write: write())
+    from lenspipe.infer.batch.broker import Broker
+    from lenspipe.infer.batch.memory import at_once, budget
+
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else 0
+    temporaries = budget(free, config.memory_gb and config.memory_gb * 1e9, device)
+    count = config.together
+    if count is None:
+        bands, shape = largest()
+        count = at_once(free, temporaries, shape, bands, config)
+        log.info("%s, %.0f GB free: %d candidates at once", torch.cuda.get_device_name(), free / 1e9, count)
+    compiled = device == "cuda" if config.compile == "auto" else config.compile
+    if compiled:
+        _keep_compiled()
+    broker = Broker(device, temporaries, compiled)
+    fits = [partial(_prepared, prepare, key) for key in keys]
+    answers = broker.run(fits, min(count, len(keys)), then=lambda write: write())
     failed = {}
     for key, answer in zip(keys, answers):
         if isinstance(answer, CandidateError):
@@ -147,6 +185,14 @@ def _together(
         elif isinstance(answer, Exception):
             raise answer
     return failed
+
+
+def _keep_compiled() -> None:
+    """Say where what torch.compile makes is kept, unless the environment does: compiled once for all runs of a user."""
+    import torch
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "lenspipe" / f"torch-{torch.__version__}"))
 
 
 def _prepared(prepare: Callable[[str], Callable[[], Any]], key: str) -> Any:
@@ -316,6 +362,7 @@ STAGE = Stage(
     config=ModelConfig,
     run=run,
     own=Own("candidates", _said),
-    resources=Resources(cpus=1, memory_gb=2, minutes=30),
+    resources=Resources(gpus=1, memory_gb=2, memory_more_gb=0.05, minutes=30, minutes_more=0.5, per_gpu=MOST),
+    without_gpu=_without_gpu,
     summary="Fit a lens model to every selected candidate.",
 )

@@ -82,6 +82,21 @@ def test_each_trouble_is_found_alone_and_says_what_to_do(healthy, worse, name, l
 
 
 @pytest.mark.parametrize(
+    ("name", "memory", "words"),
+    [
+        ("NVIDIA A100-SXM4-40GB", 42.3, "at once 256 with three bands of 45x45 pixels"),
+        ("Tesla T4", 2.0, "at once "),
+    ],
+)
+def test_a_gpu_and_what_it_takes_are_said(healthy, name, memory, words):
+    one = {"gpu_devices": 1, "gpus": [name], "gpu_memory_gb": [memory], "torch_cuda": "12.6"}
+    checks = {check.name: check for check in examine("x", {**healthy, **one})}
+    assert checks["gpus"].found == f"{name}, {memory:.0f} GB (torch for CUDA 12.6)"
+    assert words in checks["fits together"].found
+    assert "fits together" not in {check.name for check in examine("x", {**healthy, "gpus": [], "gpu_memory_gb": []})}
+
+
+@pytest.mark.parametrize(
     ("other", "level"), [("python", "fail"), ("lenspipe", "fail"), ("parsl", "fail"), ("torch", "warn")]
 )
 def test_other_versions_on_the_worker_are_found(healthy, other, level):

@@ -49,11 +49,32 @@ def test_perlmutter_sends_stages_to_its_executors(monkeypatch):
     assert site.account == "m1234"
     for where in (site.capacity(), site.inside_job().capacity()):
         placed = {name: where.place(name, stages.get(name).resources).label for name in stages.NAMES}
-        assert {name for name, label in placed.items() if label == "gpu"} == {"segment", "train"}
+        assert {name for name, label in placed.items() if label == "gpu"} == {"segment", "train", "model"}
     pools = {pool.label: pool for pool in site.capacity().pools}
     assert (pools["cpu"].slots, pools["cpu"].widest, pools["gpu"].slots) == (256, 1, 4)
     inside = {pool.label: pool for pool in site.inside_job().capacity().pools}
     assert (inside["cpu"].slots, inside["gpu"].slots) == (3 * 48, 3 * 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({}, "gpu"),
+        ({"device": "cuda"}, "gpu"),
+        ({"engine": "torch"}, "gpu"),
+        ({"device": "cpu"}, "cpu"),
+        ({"engine": "kernel"}, "cpu"),
+        ({"preset": "reference"}, "cpu"),
+        ({"model": {"source": ["SHAPELETS"]}}, "cpu"),
+    ],
+)
+def test_fits_go_to_gpus_where_they_can_use_them(options, label):
+    stage = stages.get("model")
+    needed = stage.needs(stage.config.model_validate(options))
+    capacity = load_site("perlmutter", stages.NAMES).capacity()
+    pool = capacity.place("model", needed)
+    assert pool.label == label
+    assert capacity.keys_of_task("model", needed, pool, 1000, 4) == (250 if label == "gpu" else 1)
 
 
 def test_gpus_of_this_machine(monkeypatch, tmp_path):

@@ -44,3 +44,27 @@ def test_one_machine_shares_its_cores():
     assert pool.cpus(Resources(cpus=99)) == 8
     # A worker of several cores is taken whole.
     assert WIDE.takes(3) == 1
+
+
+@pytest.mark.parametrize(
+    ("per_task", "pool", "due", "free", "keys"),
+    [
+        ({}, CPU, 1000, 8, 2),
+        ({}, GPU, 1000, 8, 125),
+        ({}, GPU, 1001, 8, 126),
+        ({}, GPU, 1000, 1, 256),
+        ({}, GPU, 1, 8, 2),
+        ({"model": 7}, GPU, 1000, 8, 7),
+        ({"other": 7}, CPU, 1000, 8, 2),
+    ],
+)
+def test_a_gpu_takes_its_share_at_once(per_task, pool, due, free, keys):
+    needed = Resources(gpus=1, per_task=2, per_gpu=256)
+    capacity = Capacity((CPU, GPU), per_task)
+    assert capacity.keys_of_task("model", needed, pool, due, free) == keys
+
+
+def test_tasks_of_many_keys_may_take_longer_and_more_memory():
+    needed = Resources(minutes=30, minutes_more=0.5, memory_gb=2, memory_more_gb=0.05, per_task=2)
+    assert (needed.minutes_of(1), needed.minutes_of(2), needed.minutes_of(12)) == (30, 30, 35)
+    assert needed.memory_gb_of(22) == pytest.approx(3)

@@ -103,4 +103,4 @@ def test_candidates_of_a_task_are_fitted_together(tmp_path, caplog):
         summary = json.loads((tmp_path / "out" / name / "fit.json").read_text())
         assert abs(summary["parameters"]["theta_E"]["median"] - TRUTH["theta_E"]) < 0.15
     if not torch.cuda.is_available():
-        assert "no GPU is seen here" in caplog.text
+        assert "model.device: cuda, and torch sees no GPU" in caplog.text
