@@ -6,6 +6,9 @@ autocorrelation times, by the code that fits one candidate alone. Where no GPU i
 lenses, and the figures of a GPU stay blank.
 
 The roofline is that of the device itself, measured here: bytes a second of a copy, FMA a second of a matrix product.
+
+``--mixed N --out FILE`` fits N candidates of mixed size, bands, PSF and S/N one at a time on the CPU and all together,
+with the same options and seeds, and holds the two against each other. Fits that stand in FILE are not made again.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,9 @@ import recovery
 import torch
 from torch import Tensor
 
-from lenspipe.infer.batch.broker import MEMORY, Broker
+from lenspipe.infer.batch.broker import Broker
+from lenspipe.infer.batch.compiled import Compiled
+from lenspipe.infer.batch.memory import BUDGET
 from lenspipe.infer.batch.problems import Problems
 from lenspipe.infer.config import FitConfig
 from lenspipe.infer.fit import Fit, fit
@@ -33,8 +39,10 @@ from lenspipe.types import Cutout
 
 BATCHES = tuple(2**k for k in range(6, 17))
 """Vectors of a call, all candidates together."""
-WALKERS = 80
-"""Of one candidate in a half step: four ensembles of 40."""
+WALKERS = 64
+"""Vectors of one candidate in a call: about a half step of four ensembles of 40, and a power of two."""
+LONGEST = 3.0
+"""Seconds of a call after which a CPU is not asked for longer ones."""
 HST = {"side": 201, "scale": 0.05, "fwhm": 0.1}
 
 
@@ -84,7 +92,7 @@ def lenses_an_hour(
     """Fit `count` lenses; drawing them is not timed."""
     drawn = [make(i, 1) for i in range(count)]
     jobs = [lambda c=c, g=g, i=i: fit(c, None, g, seed=i) for i, (c, _, g) in enumerate(drawn)]
-    broker = Broker(device, memory and memory * 1e9)
+    broker = Broker(device, memory and memory * 1e9, compile=device == "cuda")
     begun = time.perf_counter()
     found = broker.run(jobs, min(at_once, count))
     seconds = time.perf_counter() - begun
@@ -105,6 +113,117 @@ def lenses_an_hour(
     }
 
 
+def mixed(index: int, seed: int) -> tuple[Cutout, FitConfig]:
+    """A drawn lens as one of many surveys might have it: 45 to 33 pixels wide, some of its bands, a Gaussian PSF or its
+    image, photon noise or a map of sigma, at its own noise or three times that."""
+    cutout, _, config = des(index, seed)
+    rng = np.random.default_rng([seed, index, 2])
+    planes = [(0, 1, 2), (0, 1, 2), (1, 2), (1,)][index % 4]
+    edge = int(rng.integers(0, 7))
+    size = cutout.shape[0]
+    window = (list(planes), slice(edge, size - edge), slice(edge, size - edge))
+    image, sigma = cutout.image, cutout.sigma
+    deep = rng.uniform() < 0.7
+    if not deep:
+        image = image + np.sqrt(8) * rng.normal(size=image.shape) * sigma
+        sigma = 3 * sigma
+    imaged, mapped = rng.uniform() < 0.5, not deep or rng.uniform() < 0.3
+    kernels = [gaussian_kernel(fwhm, cutout.pixel_scale) for fwhm in cutout.psf_fwhm]
+    widest = max(len(k) for k in kernels)
+    psf = np.stack([np.pad(k, (widest - len(k)) // 2) for k in kernels])
+    own = {
+        "id": f"mixed{index}",
+        "bands": tuple(cutout.bands[b] for b in planes),
+        "image": image[window[0]][:, window[1], window[2]].astype(np.float32),
+        "sigma": sigma[window[0]][:, window[1], window[2]].astype(np.float32),
+        "valid": cutout.valid[window[0]][:, window[1], window[2]],
+        "psf": psf[window[0]].astype(np.float32),
+        "psf_fwhm": np.full(len(planes), np.nan) if imaged else cutout.psf_fwhm[window[0]],
+    }
+    for name in ("background_rms", "exposure_time", "zero_point"):
+        values = getattr(cutout, name)[window[0]]
+        own[name] = np.full(len(planes), np.nan) if mapped and name != "zero_point" else values
+    return replace(cutout, **own), config
+
+
+def compare(count: int, at_once: int, device: str, memory: float | None, out: Path) -> dict[str, Any]:
+    """Both ways of fitting `count` mixed candidates; each line of `out` is a fit."""
+    made = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    known = {(line["way"], line["index"]): line for line in made}
+
+    def keep(way: str, index: int, found: Any) -> None:
+        quality = found.chains.diagnostics
+        flat = found.chains.u.reshape(-1, found.chains.u.shape[-1])
+        line = {
+            "way": way,
+            "index": index,
+            "status": found.verdict.status,
+            "reasons": sorted(str(code) for code, _ in found.verdict.reasons),
+            "mean": flat.mean(0).tolist(),
+            "sigma": flat.std(0).tolist(),
+            "ess": quality.ess.tolist(),
+            "evaluations": found.evaluations,
+        }
+        known[way, index] = line
+        with out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def job(index: int) -> tuple[int, Fit]:
+        cutout, config = mixed(index, 1)
+        with torch.no_grad():
+            return index, fit(cutout, None, config, seed=index)
+
+    costs = {}
+    for way in ("alone", "together"):
+        left = [i for i in range(count) if (way, i) not in known]
+        begun = time.process_time()
+        if way == "alone":
+            for index in left:
+                keep(way, *job(index))
+        elif left:
+            broker = Broker(device, memory and memory * 1e9, compile=device == "cuda")
+            jobs = [lambda i=i: job(i) for i in left]
+            for error in broker.run(jobs, min(at_once, len(left)), then=lambda found: keep("together", *found)):
+                if error is not None:
+                    raise error
+        costs[way] = (time.process_time() - begun) / max(len(left), 1)
+    return {"cpu_seconds_each": costs, **agreement([(known["alone", i], known["together", i]) for i in range(count)])}
+
+
+def agreement(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    """How far the two fits of each candidate are apart.
+
+    Returns
+    -------
+    ``same_verdicts``, ``same_reasons`` : shares of the candidates.
+    ``shift_rms``, ``shift_max`` : differences of the means over their Monte Carlo error, sqrt(sum of sigma^2 / ESS):
+        1 for two runs of one sampler.
+    ``shift_sigma`` : the largest difference in posterior sigmas.
+    ``width_rms``, ``width_max`` : ln of the widths' ratio over its error, sqrt(sum of 1 / (2 ESS)), as Gaussians have
+        it.
+    ``width_ratio`` : the ratio farthest from 1.
+    """
+    shifts, sigmas, widths, ratios = [], [], [], []
+    for one, other in pairs:
+        (m, s, n), (mean, sigma, ess) = ([np.array(f[k]) for k in ("mean", "sigma", "ess")] for f in (one, other))
+        shifts.append((mean - m) / np.sqrt(s**2 / n + sigma**2 / ess))
+        sigmas.append(np.abs(mean - m) / s)
+        ratios.append(sigma / s)
+        widths.append(np.log(sigma / s) / np.sqrt(0.5 / n + 0.5 / ess))
+    shift, width, ratio = (np.concatenate(a) for a in (shifts, widths, ratios))
+    return {
+        "n": len(pairs),
+        "same_verdicts": float(np.mean([a["status"] == b["status"] for a, b in pairs])),
+        "same_reasons": float(np.mean([a["reasons"] == b["reasons"] for a, b in pairs])),
+        "shift_rms": float(np.sqrt((shift**2).mean())),
+        "shift_max": float(np.abs(shift).max()),
+        "shift_sigma": float(np.max(np.concatenate(sigmas))),
+        "width_rms": float(np.sqrt((width**2).mean())),
+        "width_max": float(np.abs(width).max()),
+        "width_ratio": float(ratio[np.argmax(np.abs(np.log(ratio)))]),
+    }
+
+
 def _wrong(found: Fit, truth: float) -> bool:
     column = found.posterior.names.index("theta_E")
     values = found.posterior.samples.reshape(-1, len(found.posterior.names))[:, column]
@@ -112,15 +231,14 @@ def _wrong(found: Fit, truth: float) -> bool:
     return off > 3 * float(values.std()) and off > 0.1 * truth
 
 
-def evaluation_costs(device: str, memory: float | None, batches: Sequence[int]) -> list[dict[str, float]]:
+def evaluation_costs(
+    device: str, memory: float | None, batches: Sequence[int], compile: bool = False
+) -> list[dict[str, float]]:
     """Nanoseconds of one float32 evaluation of the first workload, for batches of 64 vectors and more."""
-    cutout, _, config = des(0, 1)
-    config = config.resolve(seeing(cutout), default_window(cutout, None))
-    likelihood = Likelihood(
-        prepare(cutout, None, config.data).imaging, recovery.SCENE, torch.float32, supersampling=2, marginalise=True
-    )
+    likelihood = _sampled()
     priors = recovery.DECLARED
     rng = np.random.default_rng(0)
+    calls = Compiled() if compile else None
     rows = []
     for vectors in batches:
         candidates = max(1, vectors // WALKERS)
@@ -128,15 +246,34 @@ def evaluation_costs(device: str, memory: float | None, batches: Sequence[int]) 
             [likelihood] * candidates,
             [priors] * candidates,
             torch.device(device),
-            memory * 1e9 if memory else MEMORY[device],
+            memory * 1e9 if memory else BUDGET[device],
+            calls,
         )
         u = priors.centre + 0.1 * rng.normal(size=(candidates, vectors // candidates, len(priors.names)))
         points = torch.as_tensor(np.clip(u, priors.lower, priors.upper), device=device)
         seconds = _timed(lambda p=problems, x=points: p.log_posterior(x), device)
-        rows.append({"vectors": vectors, "ns": 1e9 * seconds / (candidates * (vectors // candidates))})
-        if device == "cpu" and seconds > 4:
+        rows.append({"vectors": vectors, "ns": 1e9 * seconds / points[..., 0].numel()})
+        if device == "cpu" and 2 * seconds > LONGEST:
             break
     return rows
+
+
+def kernel_cost() -> float | None:
+    """Nanoseconds of the same evaluation by the CPU's compiled kernel, on one core; None where it is not built."""
+    likelihood, priors = _sampled(), recovery.DECLARED
+    if likelihood.kernel is None:
+        return None
+    u = priors.centre + 0.1 * np.random.default_rng(0).normal(size=(1024, len(priors.names)))
+    points = torch.as_tensor(priors.physical(np.clip(u, priors.lower, priors.upper)))
+    return 1e9 * _timed(lambda: likelihood.non_negative(points), "cpu") / len(points)
+
+
+def _sampled() -> Likelihood:
+    """What is sampled of a lens of the first workload."""
+    cutout, _, config = des(0, 1)
+    data = config.resolve(seeing(cutout), default_window(cutout, None)).data
+    imaging = prepare(cutout, None, data).imaging
+    return Likelihood(imaging, recovery.SCENE, torch.float32, supersampling=data.supersampling, marginalise=True)
 
 
 def roofline(device: str) -> dict[str, float]:
@@ -153,23 +290,32 @@ def roofline(device: str) -> dict[str, float]:
 
 
 def _timed(call: Callable[[], Tensor], device: str, repeats: int = 5) -> float:
-    """The median's seconds, the first call apart."""
+    """The median's seconds, the first call apart; on a CPU the process's own, other work beside it or not."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
     seconds = []
     for _ in range(repeats + 1):
-        begun = time.perf_counter()
+        begun = clock()
         call()
         if device == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(clock() - begun)
     return float(np.median(seconds[1:]))
 
 
-def plot(rows: list[dict[str, float]], path: Path, device: str) -> None:
+def plot(costs: dict[str, list[dict[str, float]]], kernel: float | None, path: Path, device: str) -> None:
+    """Each way's cost of an evaluation against the batch; `kernel` is one core's, whatever the batch."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
-    axes.loglog([r["vectors"] for r in rows], [r["ns"] for r in rows], "o-")
-    axes.set(xlabel="vectors in a call", ylabel="ns an evaluation", title=device)
+    figure, axes = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    for (way, rows), marker in zip(costs.items(), "os"):
+        if rows:
+            axes.loglog([r["vectors"] for r in rows], [r["ns"] / 1e3 for r in rows], f"{marker}-", label=way)
+    if kernel:
+        axes.axhline(kernel / 1e3, color="0.4", ls="--", label="kernel, one CPU core")
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(BATCHES[0] / 1.4, BATCHES[-1] * 1.4)
+    axes.set(xlabel="vectors in a call", ylabel="microseconds an evaluation", title=device)
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 
 
@@ -179,26 +325,41 @@ def main() -> None:
     parser.add_argument("--hst", type=int, help="of the second (default: 128 on a GPU, 0 on a CPU)")
     parser.add_argument("--at-once", type=int, default=512, help="lenses in one program")
     parser.add_argument("--memory", type=float, help="GB for a call's temporaries (default: as `model` has it)")
+    parser.add_argument(
+        "--mixed", type=int, nargs="?", const=64, help="hold so many (64) mixed fits against fits alone"
+    )
+    parser.add_argument("--out", type=Path, default=Path("mixed.jsonl"), help="where these are kept")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="(default: on a GPU)")
     parser.add_argument("--plot", type=Path, help="PNG of the cost of an evaluation against the batch")
     parser.add_argument("--quick", action="store_true", help="one lens of the first workload, small batches")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
-    lenses = 1 if options.quick else options.lenses or (2048 if gpu else 16)
+    lenses = 1 if options.quick else options.lenses if options.lenses is not None else (2048 if gpu else 16)
     sharp = 0 if options.quick else options.hst if options.hst is not None else (128 if gpu else 0)
     name = torch.cuda.get_device_name() if gpu else "cpu"
     if not gpu:
         print("no GPU is seen: the CPU runs the same program, and a GPU's figures stay blank")
+    if options.mixed:
+        print(json.dumps(compare(options.mixed, options.at_once, device, options.memory, options.out)))
+        return
     with torch.no_grad():
         limits = roofline(device)
-        costs = evaluation_costs(device, options.memory, BATCHES[:4] if options.quick else BATCHES)
+        batches = BATCHES[:4] if options.quick else BATCHES
+        costs = {"eager": evaluation_costs(device, options.memory, batches), "compiled": []}
+        if options.compile if options.compile is not None else gpu:
+            costs["compiled"] = evaluation_costs(device, options.memory, batches if gpu else batches[::3], True)
+        kernel = kernel_cost()
     print(f"{name}: copies {limits['copy_gb_s']:.0f} GB/s, {limits['gflop_s']:.0f} GFLOP/s")
-    for row in costs:
-        print(f"{row['vectors']:>8} vectors {row['ns']:>12.0f} ns an evaluation")
+    for way, rows in costs.items():
+        for row in rows:
+            print(f"{way:>8}: {row['vectors']:>8} vectors {row['ns']:>12.0f} ns an evaluation")
+    if kernel:
+        print(f"  kernel: {kernel:>29.0f} ns an evaluation")
     if options.plot:
-        plot(costs, options.plot, name)
-    first = lenses_an_hour(des, lenses, options.at_once, device, options.memory)
+        plot(costs, kernel, options.plot, name)
+    first = lenses_an_hour(des, lenses, options.at_once, device, options.memory) if lenses else None
     second = lenses_an_hour(hst, sharp, options.at_once, device, options.memory) if sharp else None
     for title, found in (("DES-like", first), ("HST-like", second)):
         if found:
@@ -206,13 +367,14 @@ def main() -> None:
     if options.json:
         result = {
             "device": name,
-            "lenses_per_gpu_hour_des": first["good_per_hour"] if gpu else None,
+            "lenses_per_gpu_hour_des": first["good_per_hour"] if gpu and first else None,
             "lenses_per_gpu_hour_hst": second["good_per_hour"] if gpu and second else None,
-            "lenses_per_hour_here": first["good_per_hour"],
-            "converged_fraction": first["converged"],
-            "silent_failure_rate": first["silent"],
-            "silent_upper95": first["silent_upper95"],
-            "ns_per_evaluation": {r["vectors"]: r["ns"] for r in costs},
+            "lenses_per_hour_here": first and first["good_per_hour"],
+            "converged_fraction": first and first["converged"],
+            "silent_failure_rate": first and first["silent"],
+            "silent_upper95": first and first["silent_upper95"],
+            "ns_per_evaluation": {r["vectors"]: r["ns"] for r in costs["eager"]},
+            "ns_per_evaluation_compiled": {r["vectors"]: r["ns"] for r in costs["compiled"]},
             **limits,
             "quick": options.quick,
         }

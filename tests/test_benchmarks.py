@@ -11,14 +11,58 @@ import pytest
 pytest.importorskip("threadpoolctl", reason="the benchmarks need the extra: pip install 'lenspipe[bench]'")
 
 
-@pytest.fixture(scope="module")
-def recovery():
-    path = Path(__file__).parents[1] / "benchmarks" / "recovery.py"
-    spec = importlib.util.spec_from_file_location("recovery", path)
+def loaded(name):
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     # A dataclass looks its module up by name.
-    module = sys.modules["recovery"] = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def recovery():
+    return loaded("recovery")
+
+
+@pytest.fixture(scope="module")
+def gpu_fit(recovery):
+    return loaded("gpu_fit")
+
+
+def two_runs(ess=400, shift=0.0, width=1.0):
+    """What is kept of two runs' draws from one posterior of 200 parameters, the second's off by that."""
+    rng = np.random.default_rng(4)
+    draws = rng.normal(size=(2, ess, 200))
+    draws[1] = shift + width * draws[1]
+    summary = {"status": "good", "reasons": [], "ess": np.full(200, ess).tolist()}
+    return tuple({**summary, "mean": d.mean(0).tolist(), "sigma": d.std(0).tolist()} for d in draws)
+
+
+def test_two_runs_of_one_sampler_agree_within_their_errors(gpu_fit):
+    found = gpu_fit.agreement([two_runs()])
+    assert found["same_verdicts"] == found["same_reasons"] == 1
+    assert 0.85 < found["shift_rms"] < 1.15 and 0.85 < found["width_rms"] < 1.15
+    assert found["shift_max"] < 4 and found["width_max"] < 4
+
+
+def test_other_posteriors_do_not(gpu_fit):
+    assert gpu_fit.agreement([two_runs(shift=0.2)])["shift_rms"] > 2
+    assert gpu_fit.agreement([two_runs(width=1.1)])["width_rms"] > 2
+    one, other = two_runs()
+    found = gpu_fit.agreement([(one, other), (one, {**other, "status": "suspect", "reasons": ["arc_faint"]})])
+    assert found["same_verdicts"] == found["same_reasons"] == 0.5
+
+
+def test_mixed_candidates_are_mixed(gpu_fit):
+    cutouts = [gpu_fit.mixed(i, 1)[0] for i in range(8)]
+    assert {len(c.bands) for c in cutouts} == {1, 2, 3}
+    assert len({c.shape for c in cutouts}) > 2
+    assert {bool(np.isfinite(c.psf_fwhm).all()) for c in cutouts} == {True, False}
+    assert {bool(np.isfinite(c.background_rms).all()) for c in cutouts} == {True, False}
+    for cutout in cutouts:
+        assert cutout.image.shape == cutout.sigma.shape == cutout.valid.shape
+        assert len(cutout.psf) == len(cutout.bands) == len(cutout.zero_point)
 
 
 def lines(recovery, count, width=1.0, **theta_E):
