@@ -1,8 +1,9 @@
 """Many fits in threads of their own, and one thread that does their heavy work together.
 
 Each fit is the code that fits one candidate. Where it needs many evaluations it asks the `Broker` and waits. When all
-fits wait, the largest group of requests that can stand side by side is served by one tensor program; a fit that ends
-makes room for the next. So a lens that converges early leaves, and no lens waits for a slower one.
+fits wait, or so many that they fill a device, the largest group of requests that can stand side by side is served by
+one tensor program; a fit that ends makes room for the next. So a lens that converges early leaves, and no lens waits
+for a slower one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from lenspipe.infer.together import program
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
+ENOUGH = 64
+"""Requests that can stand side by side and do not wait for fits at work: with 80 vectors of each they fill a GPU."""
 _LEAST = 1e6
 """Bytes; a budget that is smaller shrinks no call any more."""
 log = logging.getLogger(__name__)
@@ -189,7 +192,8 @@ class Broker:
                             self._busy_by(1)
                 except Exception as error:
                     answers[mine] = error
-        self._alive -= 1
+        with self._state:
+            self._alive -= 1
         self._busy_by(-1)
 
     def _busy_by(self, change: int) -> None:
@@ -199,15 +203,22 @@ class Broker:
             self._state.notify_all()
 
     def _next_group(self) -> list[_Request]:
-        """Requests of one key, as many as there are, when no fit has anything else to do; none when all have ended."""
+        """Requests of one key, as many as there are, when they are `ENOUGH` or no fit has anything else to do; none when
+        all have ended."""
         with self._state:
-            self._state.wait_for(lambda: self._busy == 0 and (self._waiting or self._alive == 0))
-            groups: dict[Hashable, list[_Request]] = {}
-            for request in self._waiting:
-                groups.setdefault(request.key, []).append(request)
-            group = max(groups.values(), key=len, default=[])
-            self._waiting = [r for r in self._waiting if r not in group]
+            self._state.wait_for(
+                lambda: (self._busy == 0 and (self._waiting or self._alive == 0)) or len(self._largest()) >= ENOUGH
+            )
+            group = self._largest()
+            served = set(group)
+            self._waiting = [r for r in self._waiting if r not in served]
             return group
+
+    def _largest(self) -> list[_Request]:
+        groups: dict[Hashable, list[_Request]] = {}
+        for request in self._waiting:
+            groups.setdefault(request.key, []).append(request)
+        return max(groups.values(), key=len, default=[])
 
     def _serve(self, group: list[_Request]) -> None:
         sizes = pieces(len(group)) if self._calls else [len(group)] if group else []

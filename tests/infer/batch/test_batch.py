@@ -1,5 +1,6 @@
 """What many do together must be what each does alone."""
 
+import threading
 import time
 import weakref
 from dataclasses import replace
@@ -220,6 +221,25 @@ def test_fits_go_on_while_one_is_written_down():
     found = Broker().run([lambda n=n: one(n) for n in range(4)], at_once=2, then=written)
     assert (found[0], found[2], found[3]) == (0, 20, 30)
     assert isinstance(found[1], OSError)
+
+
+def test_enough_of_a_kind_do_not_wait_for_the_others(monkeypatch):
+    monkeypatch.setattr("lenspipe.infer.batch.broker.ENOUGH", 2)
+    one = member(31, 0, "gaussian", "map")
+    served = threading.Event()
+
+    def asks():
+        cost = cost_of(one)()
+        served.set()
+        return cost
+
+    def works():
+        assert served.wait(60), "they waited for this one"
+        return cost_of(one)()
+
+    found = Broker().run([asks, works, asks], at_once=3)
+    for cost in found:
+        np.testing.assert_allclose(cost, Objective(*one).cost(near(one[1], 3, 0)), rtol=1e-9)
 
 
 def test_one_that_fails_harms_no_other():
