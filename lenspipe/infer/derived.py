@@ -119,7 +119,8 @@ def photometry(likelihood: Likelihood, vectors: Floats) -> Photometry:
     """Of (S, P) `vectors`, at their best amplitudes that are not negative."""
     scene, data = likelihood.scene, likelihood.data
     factor = max(math.ceil(data.pixel_scale / _FINE), 1)
-    x, y = axes(*data.shape, data.pixel_scale, factor)
+    # Single precision is a thousand times better than what a sum over pixels of this size is worth.
+    x, y = axes(*data.shape, data.pixel_scale, factor, torch.float32)
     area, sources = (data.pixel_scale / factor) ** 2, len(scene.source)
     fluxes, arcs, held, magnification = [], [], [], []
     for part in torch.as_tensor(vectors).split(8):
@@ -129,7 +130,7 @@ def photometry(likelihood: Likelihood, vectors: Floats) -> Photometry:
             weights = likelihood.template_amplitudes(found)[..., :-1]
             held.append(np.einsum("kbt,bt->kb", weights, data.templates[:, :-1].sum((-1, -2))))
         each = scene.unit_fluxes(part, len(data.image))
-        lensed = scene.arcs(part, x, y).sum((-1, -2)) * area
+        lensed = scene.arcs(part.float(), x, y).sum((-1, -2), dtype=torch.float64) * area
         lensed = lensed.movedim(1, -1) if scene.bands else lensed[:, None]
         fluxes.append(amplitudes * each)
         arcs.append((amplitudes[..., :sources] * lensed).sum(-1))
