@@ -30,6 +30,7 @@ from lenspipe.infer.reference import Lenstronomy
 from lenspipe.infer.sample import Chains, sample
 from lenspipe.infer.search import Found, search
 from lenspipe.infer.starts import searched
+from lenspipe.infer.together import program
 from lenspipe.infer.verdict import Evidence, Verdict, judge
 from lenspipe.lensing.light import half_light
 from lenspipe.lensing.params import without_band
@@ -117,6 +118,7 @@ class Fit:
     cpu_seconds: float
     search_cpu_seconds: float
     engine: str
+    device: str = "cpu"
 
     def to_source(self, points: Floats) -> Floats:
         """(K, 2) image-plane positions x, y in arcsec, ray-shot to the source plane by the best model."""
@@ -211,6 +213,7 @@ def _fit(
     images = _images(exact, vector)
     free = len(vector) + len(scene.amplitudes) * len(images.data) + exact.n_templates
     value, difference = _compare(exact, vector, found.light)
+    shared = program.get()
     return Fit(
         config=config,
         scene=scene,
@@ -248,7 +251,8 @@ def _fit(
         seconds=time.perf_counter() - begun,
         cpu_seconds=time.process_time() - cpu_begun,
         search_cpu_seconds=cpu_searched - cpu_begun,
-        engine=quick.engine,
+        engine="torch" if shared else quick.engine,
+        device=shared.device.type if shared else "cpu",
     )
 
 

@@ -68,7 +68,7 @@ def summarise(fit: Fit, cutout: Cutout, masks_origin: str, seed: int, versions: 
         "cpu_seconds": round(fit.cpu_seconds, 3),
         "search_cpu_seconds": round(fit.search_cpu_seconds, 3),
         "engine": fit.engine,
-        "device": "cpu",
+        "device": fit.device,
         "masks": masks_origin,
         "estimates": fit.prepared.estimate.origin if fit.prepared.estimate else None,
         "bands": list(cutout.bands),

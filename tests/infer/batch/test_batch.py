@@ -191,6 +191,7 @@ def test_mixed_fits_together_are_the_fits_alone():
     for one, job in zip(together, jobs):
         assert not isinstance(one, Exception), one
         alone = job()
+        assert (one.engine, one.device) == ("torch", "cpu")
         assert one.verdict.status == alone.verdict.status
         np.testing.assert_allclose(one.posterior.best, alone.posterior.best, atol=0.05)
         mine, its = (f.chains.u.reshape(-1, f.chains.u.shape[-1]) for f in (one, alone))
