@@ -203,8 +203,8 @@ class Broker:
             self._state.notify_all()
 
     def _next_group(self) -> list[_Request]:
-        """Requests of one key, as many as there are, when they are `ENOUGH` or no fit has anything else to do; none when
-        all have ended."""
+        """Requests of one key, all there are, when they are `ENOUGH` or no fit has anything else to do; none when all
+        have ended."""
         with self._state:
             self._state.wait_for(
                 lambda: (self._busy == 0 and (self._waiting or self._alive == 0)) or len(self._largest()) >= ENOUGH

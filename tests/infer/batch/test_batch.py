@@ -175,11 +175,11 @@ def in_one_band(cutout):
 
 
 def test_mixed_fits_together_are_the_fits_alone():
-    """Two that go side by side though their sizes differ, one of another band and PSF, one of another S/N."""
+    """Two go side by side though their sizes differ; one has other bands, another PSF and another S/N."""
     cutouts = [
         lens(size=27, scale=0.4, depth=1.5, seed=1)[0],
-        lens(size=25, scale=0.4, depth=3.0, seed=2)[0],
-        in_one_band(lens(size=27, scale=0.4, depth=2.5, seed=3)[0]),
+        lens(size=29, scale=0.4, depth=1.5, seed=2)[0],
+        in_one_band(lens(size=29, scale=0.4, depth=3.0, seed=3)[0]),
     ]
     jobs = [lambda c=c, s=s: fit(c, None, SHORT, seed=s) for s, c in enumerate(cutouts)]
     broker = Broker()
@@ -193,7 +193,7 @@ def test_mixed_fits_together_are_the_fits_alone():
         alone = job()
         assert (one.engine, one.device) == ("torch", "cpu")
         assert one.verdict.status == alone.verdict.status
-        np.testing.assert_allclose(one.posterior.best, alone.posterior.best, atol=0.05)
+        assert one.log_likelihood == pytest.approx(alone.log_likelihood, abs=0.5)
         mine, its = (f.chains.u.reshape(-1, f.chains.u.shape[-1]) for f in (one, alone))
         # Chains so short know their autocorrelation badly: as if 150 of their draws were independent.
         worth = np.minimum([f.chains.diagnostics.ess for f in (one, alone)], 150)
