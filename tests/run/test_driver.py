@@ -428,6 +428,33 @@ def test_a_full_pool_does_not_hold_up_another(tmp_path):
     assert {task.stage for task, _ in backend.given} == {"make", "teach"}
 
 
+@pytest.mark.parametrize(("offset", "shares", "label"), [(1, [4, 3], "gpu"), (-1, [1, 1], "cpu")])
+def test_keys_are_dealt_out_evenly_over_gpus(tmp_path, monkeypatch, offset, shares, label):
+    needed = Resources(gpus=1, per_gpu=9, minutes=10, minutes_more=1)
+    stage = replace(toys.STAGES["work"], resources=needed, without_gpu=lambda config: config.offset < 0)
+    monkeypatch.setitem(toys.STAGES, "work", stage)
+    what = flow(tmp_path, {"make": {"n": 7}, "work": {"offset": offset}, "gather": {}})
+    root, given = tmp_path / label, []
+
+    class Some(Later):
+        def submit(self, task, pool):
+            future = super().submit(task, pool)
+            if task.stage == "make":
+                self.end(0)
+                return future
+            given.append((task, pool))
+            if len(given) == 2:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return future
+
+    capacity = Capacity((Pool("cpu", 2), Pool("gpu", 2, gpus=1)))
+    driver = Driver(build(what.instances), root, capacity, Ledger(root), Lines(), grace_seconds=0)
+    driver.run(lambda: nullcontext(Some(root)))
+    assert [len(task.keys) for task, _ in given] == shares
+    assert {pool for _, pool in given} == {label}
+    assert given[0][0].minutes == 10 + shares[0] - 1
+
+
 def test_a_stage_that_would_use_a_gpu_says_that_it_does_without(tmp_path, monkeypatch, capfd):
     stage = replace(toys.STAGES["make"], resources=Resources(gpus=1))
     monkeypatch.setitem(toys.STAGES, "make", stage)

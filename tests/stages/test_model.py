@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lenspipe.io.posterior import read_posterior
 from lenspipe.io.shards import read_bundle, write_bundle
+from lenspipe.stages import model
 from tests.infer.mock import TRUTH
 from tests.stages.fitting import bundles, fit
 
@@ -104,3 +107,40 @@ def test_candidates_of_a_task_are_fitted_together(tmp_path, caplog):
         assert abs(summary["parameters"]["theta_E"]["median"] - TRUTH["theta_E"]) < 0.15
     if not torch.cuda.is_available():
         assert "model.device: cuda, and torch sees no GPU" in caplog.text
+
+
+def test_a_gpu_that_was_given_and_is_not_seen_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert model._device(model.ModelConfig()) == "cpu"
+    assert "GPU 3 is this worker's, and torch sees no GPU" in caplog.text
+    caplog.clear()
+    # What cannot use one, and a worker that has been given none, say nothing.
+    assert model._device(model.ModelConfig(engine="kernel")) == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert model._device(model.ModelConfig()) == "cpu"
+    assert not caplog.text
+
+
+def test_compiled_code_is_kept_for_all_runs_of_a_user(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Set first, so that it is put back.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    model._keep_compiled()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    model._keep_compiled()
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent == tmp_path / "lenspipe"
+
+
+@pytest.mark.parametrize(("text", "value"), [("on", True), ("off", False), ("auto", "auto")])
+def test_compile_is_said_in_yaml(text, value):
+    assert model.ModelConfig.model_validate(yaml.safe_load(f"compile: {text}")).compile == value
+
+
+def test_the_largest_image_decides_how_many_fit(tmp_path):
+    paths = bundles(tmp_path, "a")
+    cutout = read_bundle(paths["a"])[0]
+    small = replace(cutout, **{n: getattr(cutout, n)[:, :21, :25] for n in ("image", "sigma", "valid")})
+    write_bundle(tmp_path / "small.h5", small, None)
+    assert model._largest([tmp_path / "small.h5", paths["a"]]) == (3, cutout.shape)
