@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 EVERY = 30.0
 """Seconds between two looks at whether a fit under way is worth saving."""
+_NO_GPU = ("", "-1", "10000")
+"""CUDA_VISIBLE_DEVICES of a worker that has been given none; the last is HTCondor's."""
 
 
 class ModelConfig(FitConfig):
@@ -134,7 +136,7 @@ def _device(config: ModelConfig) -> str:
     if torch.cuda.is_available():
         return "cuda"
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if config.device == "cuda" or given not in ("", "-1"):
+    if config.device == "cuda" or given not in _NO_GPU:
         asked = "model.device: cuda" if config.device == "cuda" else f"GPU {given} is this worker's"
         log.warning("%s, and torch sees no GPU (lenspipe doctor says what it sees): on with the CPU", asked)
     return "cpu"

@@ -168,10 +168,10 @@ SHORT = FitConfig(
 
 
 def in_one_band(cutout):
-    """The middle band alone, its PSF an image."""
-    kept = {name: getattr(cutout, name)[1:2] for name in ("image", "sigma", "valid", "psf", "zero_point")}
-    kept |= {name: getattr(cutout, name)[1:2] for name in ("background_rms", "exposure_time")}
-    return replace(cutout, bands=("r",), psf_fwhm=np.full(1, np.nan), **kept)
+    """The first band alone, whose PSF the mock's image is."""
+    kept = {name: getattr(cutout, name)[:1] for name in ("image", "sigma", "valid", "psf", "zero_point")}
+    kept |= {name: getattr(cutout, name)[:1] for name in ("background_rms", "exposure_time")}
+    return replace(cutout, bands=cutout.bands[:1], psf_fwhm=np.full(1, np.nan), **kept)
 
 
 def test_mixed_fits_together_are_the_fits_alone():
