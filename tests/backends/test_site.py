@@ -49,7 +49,8 @@ def test_perlmutter_sends_stages_to_its_executors(monkeypatch):
     assert site.account == "m1234"
     for where in (site.capacity(), site.inside_job().capacity()):
         placed = {name: where.place(name, stages.get(name).resources).label for name in stages.NAMES}
-        assert {name for name, label in placed.items() if label == "gpu"} == {"segment", "train", "model"}
+        nets = {"segment", "train", "estimate", "train_estimates"}
+        assert {name for name, label in placed.items() if label == "gpu"} == {*nets, "model"}
     pools = {pool.label: pool for pool in site.capacity().pools}
     assert (pools["cpu"].slots, pools["cpu"].widest, pools["gpu"].slots) == (256, 1, 4)
     inside = {pool.label: pool for pool in site.inside_job().capacity().pools}
