@@ -52,7 +52,7 @@ def test_training_on_two_nodes_goes_on_after_the_signal_before_the_walltime(rank
     folder = tmp_path / "shards"
     folder.mkdir()
     write_shard(folder / "a.h5", [f"SIM{i:03d}" for i in range(200)])
-    options = {"net": NET, "max_epochs": 40, "batch_size": 8, "survey": "toy", "precision": "32-true"}
+    options = {"net": NET, "max_epochs": 12, "batch_size": 8, "survey": "toy", "precision": "32-true"}
     sets = [word for key, value in options.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     text = (ROOT / "jobs/train_ddp.sbatch").read_text()
     text = text.replace("lenspipe train", f"{sys.executable} -m lenspipe train").replace("sleep 60", "sleep 10")
@@ -71,7 +71,7 @@ def test_training_on_two_nodes_goes_on_after_the_signal_before_the_walltime(rank
     logs = "".join(path.read_text() for path in (tmp_path / "out/.lenspipe/logs").rglob("*.log"))
     assert "going on from last-" in logs, said.read_text()
     card = json.loads((tmp_path / "out/weights/card.json").read_text())
-    assert (card["training"]["ranks"], card["training"]["epochs"]) == (2, 40)
+    assert (card["training"]["ranks"], card["training"]["epochs"]) == (2, 12)
 
 
 def test_ranks_through_the_dag_over_the_nodes_of_a_job(ranked, tmp_path):
