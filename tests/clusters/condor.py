@@ -22,7 +22,7 @@ PACKAGES = (
     *("htcondor", "squashfuse"),
     *("libffi8", "libsqlite3-0", "libbz2-1.0", "liblzma5", "libreadline8t64", "libgomp1", "libstdc++6"),
 )
-SUITE = "trixie"
+SUITE, UNSTABLE = "trixie", "sid"
 CONFIG = f"""
 CONDOR_HOST = 127.0.0.1
 COLLECTOR_HOST = 127.0.0.1:{PORT}
@@ -110,8 +110,8 @@ class Pool:
             raise CannotInstall("HTCondor's root needs debootstrap, and that a root user")
         if not (self.root / "usr/bin/apt-get").exists():
             if shutil.which("debootstrap") is None:
-                _run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "debootstrap")
-            _run("debootstrap", "--variant=minbase", SUITE, str(self.root), _mirror())
+                quietly("apt-get", "install", "-y", "-qq", "--no-install-recommends", "debootstrap")
+            quietly("debootstrap", "--variant=minbase", SUITE, str(self.root), mirror())
         for name in ("hosts", "resolv.conf", "hostname"):
             shutil.copy(Path("/etc") / name, self.root / "etc" / name)
         for path in Path("/etc/apt/apt.conf.d").glob("99*"):
@@ -120,17 +120,32 @@ class Pool:
         nothing_starts.write_text("#!/bin/sh\nexit 101\n")
         nothing_starts.chmod(0o755)
         if not (self.root / "usr/sbin/condor_master").exists():
-            _run("chroot", str(self.root), "apt-get", "update", "-qq")
-            _run("chroot", str(self.root), "apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES)
+            quietly("chroot", str(self.root), "apt-get", "update", "-qq")
+            quietly("chroot", str(self.root), "apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES)
         if not self.home.exists():
-            _run("chroot", str(self.root), "useradd", "-m", "-u", "1234", USER)
+            quietly("chroot", str(self.root), "useradd", "-m", "-u", "1234", USER)
+
+    def install_apptainer(self):
+        """Apptainer, which of Debian's suites the unstable one alone has; `CannotInstall` as above."""
+        if (self.root / "usr/bin/apptainer").exists():
+            return
+        lists = self.root / "opt/unstable"
+        (lists / "lists/partial").mkdir(parents=True, exist_ok=True)
+        (lists / "sources.list").write_text(f"deb {mirror()} {UNSTABLE} main\n")
+        apart = ("-o", "Dir::Etc::sourcelist=/opt/unstable/sources.list", "-o", "Dir::Etc::sourceparts=-")
+        apart += ("-o", "Dir::State::lists=/opt/unstable/lists")
+        inside = ("chroot", str(self.root), "sh", "-c", 'cd /opt/unstable && exec "$@"', "sh")
+        quietly(*inside, "apt-get", *apart, "update", "-qq")
+        quietly(*inside, "apt-get", *apart, "download", "-qq", "apptainer")
+        (package,) = lists.glob("apptainer_*.deb")
+        quietly(*inside, "apt-get", "install", "-y", "-qq", "--no-install-recommends", f"./{package.name}")
 
     def start(self):
         """Its daemons, and in ``/opt/lenspipe/bin/lenspipe`` this checkout's command."""
         owned = ("run/condor", "run/lock/condor", "var/log/condor", "var/spool/condor", "var/lib/condor/execute")
         for name in owned:
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        _run("chroot", str(self.root), "chown", "condor:condor", *(f"/{name}" for name in owned))
+        quietly("chroot", str(self.root), "chown", "condor:condor", *(f"/{name}" for name in owned))
         (self.root / "etc/condor/passwords.d").mkdir(mode=0o700, exist_ok=True)
         (self.root / "etc/condor/config.d/50-pool.config").write_text(CONFIG)
         binds = self._lenspipe()
@@ -249,7 +264,7 @@ class Pool:
         return [text for name, source in sources.items() for text in (source, f"/opt/lenspipe/{name}")]
 
 
-def _mirror():
+def mirror():
     """The mirror that this machine itself uses."""
     for path in sorted(Path("/etc/apt").glob("sources.list*")) + sorted(Path("/etc/apt/sources.list.d").glob("*")):
         for line in path.read_text().splitlines() if path.is_file() else ():
@@ -258,16 +273,17 @@ def _mirror():
                 return words[1]
             if words[:1] == ["deb"]:
                 return next(word for word in words[1:] if "://" in word)
-    raise CannotInstall("no Debian mirror is named in /etc/apt, so HTCondor cannot be installed")
+    raise CannotInstall("no Debian mirror is named in /etc/apt, so nothing can be installed")
 
 
-def _run(*argv):
+def quietly(*argv):
+    """Run an installer; `CannotInstall` has its last words."""
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         )
     except FileNotFoundError as error:
-        raise CannotInstall(f"HTCondor cannot be installed: there is no {error.filename}") from None
+        raise CannotInstall(f"cannot be installed: there is no {error.filename}") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise CannotInstall(f"HTCondor cannot be installed: {' '.join(argv[:3])}: {' '.join(said)}")
+        raise CannotInstall(f"cannot be installed: {' '.join(map(str, argv[:3]))}: {' '.join(said)}")

@@ -183,3 +183,23 @@ def test_parsls_workers_are_jobs_of_a_pool_that_shares_its_files(pool, on_access
     run(*command)
     agrees(run.made(), reference)
     until(lambda: not run.blocks(), 60)
+
+
+def test_doctor_sends_a_job_that_answers_from_a_worker_of_the_pool(pool, on_access_point):
+    run = on_access_point("doctor")
+    said = run("doctor", "--site", "site.yaml", "--json", "--minutes", "3")
+    checks = json.loads(said[said.index('{"ok"') :])["checks"]
+    found = {check["name"]: (check["level"], check["found"]) for check in checks if check["where"] != "here"}
+    assert found["worker"][0] == "ok"
+    assert found["same versions"] == ("ok", "as here")
+    assert found["folder"][0] == found["hdf5"][0] == found["scratch"][0] == "ok"
+    assert not list(run.folder.glob(".lenspipe-doctor-*"))
+
+
+def test_doctor_says_what_a_job_that_no_worker_takes_asks_for(pool, on_access_point):
+    run = on_access_point("alone", requirements='Machine == "nowhere"')
+    said = pool("lenspipe", "doctor", "--site", "site.yaml", "--minutes", "0.2", cwd=run.place, check=False)
+    assert said.returncode == 1
+    assert "the job was idle" in said.stdout
+    assert "-better-analyze" in said.stdout
+    assert not pool("condor_q", "-af", "ClusterId").stdout.strip()
