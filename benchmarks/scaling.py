@@ -71,8 +71,9 @@ def evaluate(turns: int, ready: Barrier) -> None:
     """So many calls of the likelihood, once all others are ready."""
     torch.set_num_threads(1)
     scene = build(["SIE"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
-    likelihood = Likelihood(mock(scene, ground=True), scene, dtype=torch.float32, supersampling=2)
-    vectors = posterior(likelihood, 150)
+    data = mock(scene, ground=True)
+    likelihood = Likelihood(data, scene, dtype=torch.float32, supersampling=2)
+    vectors = posterior(Likelihood(data, scene), 150)
     likelihood.parts(vectors)
     ready.wait()
     for _ in range(turns):
@@ -88,7 +89,7 @@ def machine(turns: int) -> float:
         processes = [context.Process(target=evaluate, args=(turns, ready)) for _ in range(number)]
         for process in processes:
             process.start()
-        ready.wait()
+        ready.wait(timeout=120)
         began = time.perf_counter()
         for process in processes:
             process.join()
