@@ -13,6 +13,8 @@ PACKAGES = ("buildah", "debootstrap", "crun", "uidmap")
 PYTHON = ("python3", "python3-venv", "python3-dev", "ca-certificates")
 SUITE = "bookworm"
 """The Debian whose Python is 3.11, which the lock is for."""
+ROOM = 15
+"""GB on the disk."""
 
 
 class Images:
@@ -30,6 +32,9 @@ class Images:
             quietly("apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES)
         lock = ROOT / "containers/requirements-cpu.txt"
         self.wheels.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free / 1e9
+        if free < ROOM:
+            raise CannotInstall(f"wheels, layers, archive and SIF take {ROOM} GB; {free:.0f} GB are free")
         pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "--prefer-binary")
         quietly(*pip, "--find-links", self.wheels, "-d", self.wheels, "-r", lock)
         if not self.has("base"):
