@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lenspipe import __version__
-from lenspipe.errors import LenspipeError
+from lenspipe.io.hdf5 import opened
 from lenspipe.types import DEFLECTOR, Estimate
 
 SCHEMA = 1
@@ -29,13 +29,7 @@ def write_estimates(
 
 def read_estimates(path: Path) -> dict[str, Estimate]:
     """Id -> its estimate."""
-    try:
-        f = h5py.File(path, "r")
-    except OSError as error:
-        raise LenspipeError(f"{path}: not a whole HDF5 file ({error}).") from None
-    with f:
-        if f.attrs.get("schema") != SCHEMA:
-            raise LenspipeError(f"{path}: schema {f.attrs.get('schema')!r}, this version reads {SCHEMA}.")
+    with opened(path, SCHEMA) as f:
         origin = str(f.attrs["origin"])
         ids, means, covariances = f["id"].asstr()[:], f["mean"][:], f["covariance"][:]
     return {name: Estimate(mean, covariance, origin) for name, mean, covariance in zip(ids, means, covariances)}

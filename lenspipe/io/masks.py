@@ -3,8 +3,7 @@ there is to say of each object: ``arc_found`` (N,) bool, ``familiarity`` (N,) f4
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lenspipe import __version__
-from lenspipe.errors import LenspipeError
+from lenspipe.io.hdf5 import opened
 from lenspipe.types import CLASSES
 
 SCHEMA = 2
@@ -57,24 +56,12 @@ def write_masks(
 
 def read_masks(path: Path) -> tuple[list[str], NDArray[np.float32], str]:
     """Ids, probabilities (N, C, H, W) f4, origin."""
-    with _opened(path) as f:
+    with opened(path, SCHEMA) as f:
         ids = [i.decode() for i in f["id"][:]]
         return ids, f["probability"][:].astype(np.float32), str(f.attrs["origin"])
 
 
 def read_answers(path: Path) -> Answers:
     """What stands there of each object, in the order of the ids."""
-    with _opened(path) as f:
+    with opened(path, SCHEMA) as f:
         return Answers(f["arc_found"][:], f["familiarity"][:])
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    try:
-        f = h5py.File(path, "r")
-    except OSError as error:
-        raise LenspipeError(f"{path}: not a whole HDF5 file ({error}).") from None
-    with f:
-        if f.attrs.get("schema") != SCHEMA:
-            raise LenspipeError(f"{path}: schema {f.attrs.get('schema')!r}, this version reads {SCHEMA}.")
-        yield f

@@ -5,6 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_OVERHEAD = 1.02
+"""Of an HDF5 file over the bytes of its arrays, the index of the chunks included."""
+
+
+def of_arrays(size: int, facts: int = 0) -> int:
+    """Bytes of an HDF5 file with arrays of `size` bytes, and `facts` bytes beside them."""
+    return int(_OVERHEAD * size) + facts
+
 
 def reserve(path: Path, size: int) -> None:
     """Give the file `path` at least `size` bytes of the disk now; `OSError` where there is no room.

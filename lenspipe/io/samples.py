@@ -17,6 +17,7 @@ import numpy as np
 
 from lenspipe import __version__
 from lenspipe.errors import LenspipeError
+from lenspipe.io.hdf5 import opened
 from lenspipe.types import Samples
 
 SCHEMA = 1
@@ -47,11 +48,7 @@ def write_samples(path: Path, samples: Samples, config: dict[str, Any], seed: in
 
 def read_samples(path: Path, rows: slice = slice(None)) -> Samples:
     """The samples in `path`, or the `rows` of them (step 1); `LenspipeError` where it is not such a file."""
-    try:
-        f = h5py.File(path, "r")
-    except OSError as error:
-        raise LenspipeError(f"{path}: not a whole HDF5 file ({error}).") from None
-    with f:
+    with opened(path) as f:
         if f.attrs.get("schema") != SCHEMA or "label" not in f or "classes" not in f.attrs:
             raise LenspipeError(f"{path}: not samples for a learner of schema {SCHEMA}.")
         first, last, _ = rows.indices(len(f["id"]))

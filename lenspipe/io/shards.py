@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from lenspipe import __version__
 from lenspipe.errors import LenspipeError
+from lenspipe.io.hdf5 import opened
 from lenspipe.types import CLASSES, DEFLECTOR, Cutout, Estimate, Masks
 
 SCHEMA = 1
@@ -83,13 +84,7 @@ class Shard:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            self.file = h5py.File(path, "r")
-        except OSError as error:
-            raise LenspipeError(f"{path}: not a whole HDF5 file ({error}).") from None
-        if self.file.attrs.get("schema") != SCHEMA:
-            self.file.close()
-            raise LenspipeError(f"{path}: schema {self.file.attrs.get('schema')!r}, this version reads {SCHEMA}.")
+        self.file = opened(path, SCHEMA)
         self.ids: list[str] = [i.decode() for i in self.file["id"][:]]
         for name in (*_PER_OBJECT, *(name for name in ("label", "masks") if name in self.file)):
             held = len(self.file[name]) if name in self.file else 0

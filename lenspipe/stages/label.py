@@ -42,7 +42,7 @@ def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     import h5py
     import numpy as np
 
-    from lenspipe.io.room import reserve
+    from lenspipe.io.room import of_arrays, reserve
     from lenspipe.sim.scene import LAYERS as LAYER_NAMES
     from lenspipe.types import CLASSES
 
@@ -53,7 +53,7 @@ def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
         n, _, height, width = layers["source"].shape
         f.create_dataset("id", data=layers["id"][:], dtype=h5py.string_dtype())
         f.create_dataset("label", (n, height, width), "u1", chunks=(1, height, width))
-    reserve(outputs[LABELS.name], int(1.02 * n * height * width) + 200 * n)
+    reserve(outputs[LABELS.name], of_arrays(n * height * width, 200 * n))
     with h5py.File(inputs[LAYERS.name], "r") as layers, h5py.File(outputs[LABELS.name], "r+", libver="v110") as f:
         result = f["label"]
         for start in range(0, n, _CHUNK):

@@ -86,7 +86,7 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     import h5py
     import numpy as np
 
-    from lenspipe.io.room import reserve
+    from lenspipe.io.room import of_arrays, reserve
     from lenspipe.io.stacks import FitsStacks
     from lenspipe.sim.observe import observe
 
@@ -107,7 +107,7 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     with h5py.File(outputs[LAYERS.name], "w", libver="v110") as layers:
         for name in _HDF5_IMAGES:
             layers.create_dataset(name, shape, "f4", chunks=(1, *shape[1:]))
-    reserve(outputs[LAYERS.name], int(1.02 * len(_HDF5_IMAGES) * 4 * math.prod(shape)) + _FACTS)
+    reserve(outputs[LAYERS.name], of_arrays(len(_HDF5_IMAGES) * 4 * math.prod(shape), _FACTS))
     with (
         FitsStacks(outputs[SIMULATIONS.name], [name.upper() for name in _FITS_IMAGES], shape, primary, cards) as stacks,
         h5py.File(outputs[LAYERS.name], "r+", libver="v110") as layers,
@@ -230,8 +230,10 @@ def _shard(path: Path, survey: Survey) -> Iterator[tuple[str, Cutout | str]]:
 
 def _enough_room(folder: Path, needed: int) -> None:
     """`LenspipeError` where the disk cannot hold `needed` bytes: better now than after an hour."""
+    from lenspipe.io.room import of_arrays
+
     free = shutil.disk_usage(folder).free
-    if free < 1.02 * needed:
+    if free < of_arrays(needed):
         raise LenspipeError(
             f"simulate: {needed / 1e6:,.0f} MB are to be written to {folder}, where {free / 1e6:,.0f} MB are free."
         )

@@ -14,7 +14,7 @@ from lenspipe.errors import LenspipeError
 from lenspipe.nets.config import AnyNet, LossConfig, SmpUNetConfig
 from lenspipe.products import LAYERS, SHARD, WEIGHTS
 from lenspipe.stage import Inputs, Outputs, Resources, Stage
-from lenspipe.stages.training import Facts, Learnable, Training, TrainingConfig, gather, listed, tabled
+from lenspipe.stages.training import Facts, Learnable, Training, TrainingConfig, closing, gather
 from lenspipe.types import CLASSES
 
 if TYPE_CHECKING:
@@ -149,17 +149,7 @@ the middle, also where it lenses nothing.
 
 ## On held-out objects (pixels of all pooled; looked at once, after training; probabilities before calibration)
 
-| figure | value |
-|---|---|
-{tabled(card.metrics)}
-
-## Training
-
-{listed(card.training)}
-
-Trained on simulations; what it does on real images of {card.survey} is not told by these figures.
-Software: {", ".join(f"{name} {number}" for name, number in card.versions.items())}.
-"""
+{closing(card)}"""
 
 
 STAGE = Stage(

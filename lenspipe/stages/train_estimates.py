@@ -15,7 +15,7 @@ from lenspipe.errors import LenspipeError
 from lenspipe.nets.config import EstimatorConfig
 from lenspipe.products import ESTIMATOR, LAYERS, SHARD, WEIGHTS
 from lenspipe.stage import Inputs, Outputs, Resources, Stage
-from lenspipe.stages.training import Facts, Learnable, Training, TrainingConfig, gather, listed, tabled
+from lenspipe.stages.training import Facts, Learnable, Training, TrainingConfig, closing, gather
 from lenspipe.types import DEFLECTOR
 
 if TYPE_CHECKING:
@@ -222,17 +222,7 @@ no prior is made of them. Of an object that is no lens the answer means nothing.
 
 ## On held-out lenses (calibrated, averaged over flips and turns; rms in pixels, of theta_E relative)
 
-| figure | value |
-|---|---|
-{tabled(card.metrics)}
-
-## Training
-
-{listed(card.training)}
-
-Trained on simulations; what it does on real images of {card.survey} is not told by these figures.
-Software: {", ".join(f"{name} {number}" for name, number in card.versions.items())}.
-"""
+{closing(card)}"""
 
 
 STAGE = Stage(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lenspipe.io.shards import Shard
+    from lenspipe.io.weights import Card
     from lenspipe.ranks import Ranks
     from lenspipe.train.data import Objects
     from lenspipe.train.engine import Trained
@@ -250,11 +251,18 @@ def _train(
     return None if ranks.rank else result
 
 
-def listed(values: Mapping[str, Any]) -> str:
-    """One Markdown bullet an entry."""
-    return "\n".join(f"* {name}: {value}" for name, value in values.items())
+def closing(card: Card) -> str:
+    """The end of the card for people: figures, training, software."""
+    figures = "\n".join(f"| {name} | {value} |" for name, value in card.metrics.items()) or "| none | no test objects |"
+    training = "\n".join(f"* {name}: {value}" for name, value in card.training.items())
+    return f"""| figure | value |
+|---|---|
+{figures}
 
+## Training
 
-def tabled(values: Mapping[str, float]) -> str:
-    """Rows of a Markdown table."""
-    return "\n".join(f"| {name} | {value} |" for name, value in values.items()) or "| none | no test objects |"
+{training}
+
+Trained on simulations; what it does on real images of {card.survey} is not told by these figures.
+Software: {", ".join(f"{name} {number}" for name, number in card.versions.items())}.
+"""

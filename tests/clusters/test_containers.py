@@ -9,7 +9,7 @@ import pytest
 
 from lenspipe import __version__
 from tests.clusters.condor import USER, CannotInstall
-from tests.clusters.images import Images
+from tests.clusters.images import ROOT, Images
 from tests.clusters.test_condor import OnAccessPoint, agrees
 
 NAME = "lenspipe:test"
@@ -40,7 +40,7 @@ def sif(images, pool):
         pytest.skip(f"Apptainer: {error}")
     place = pool.root / SIF[1:]
     place.parent.mkdir(exist_ok=True)
-    shutil.copy("containers/lenspipe.def", place.parent)
+    shutil.copy(ROOT / "containers/lenspipe.def", place.parent)
     images.archive(NAME, place.parent / "lenspipe.tar")
     pool("chown", "-R", f"{USER}:", str(Path(SIF).parent), user="root")
     fast = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
