@@ -139,6 +139,9 @@ class Pool:
         quietly(*inside, "apt-get", *apart, "download", "-qq", "apptainer")
         (package,) = lists.glob("apptainer_*.deb")
         quietly(*inside, "apt-get", "install", "-y", "-qq", "--no-install-recommends", f"./{package.name}")
+        if self.master is not None:
+            # dpkg made the linker's cache anew, outside the namespace and so without the Python that is bound in there.
+            self("ldconfig", user="root")
 
     def start(self):
         """Its daemons, and in ``/opt/lenspipe/bin/lenspipe`` this checkout's command."""
