@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ class OnAccessPoint(Miniature):
     """The miniature in the home of the pool's user, who runs it there."""
 
     def __init__(self, pool, name, **dagman):
+        shutil.rmtree(pool.home / name, ignore_errors=True)  # a kept pool has what an earlier session left
         super().__init__(pool.home / name, {})
         self.pool, self.place = pool, f"{HOME}/{name}"
         (self.folder / "site.yaml").write_text(yaml.safe_dump({**SITE, "dagman": {**DAGMAN, **dagman}}))
