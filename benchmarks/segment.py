@@ -13,8 +13,8 @@ four classes.
 * The oracle: a fit that knows every layer but for its brightness in each band, its place, its size and a shear, each
   uncertain as the noise has it (Cramer-Rao, with a prior of 50 % in brightness, 1 pixel, 30 % in shape). It labels by
   the same rule; no network can be expected to do better.
-* Quantile masks at 125x125 pixels, of one JWST-like band, lenses alone, trained longer: the IoU of a class, and its mean
-  with that of all the rest, which others report.
+* Quantile masks at 125x125 pixels, of one JWST-like band, lenses alone, trained longer: the IoU of a class, and its
+  mean with that of all the rest, which others report.
 * Real images nobody trained on, with --data DIR: how many of the DES backgrounds in DIR/des_backgrounds/BAND.fits.gz,
   none of which shows a lens, pass the default rule of `select` with the default network; and how many of the lenses in
   DIR/slacs (HST) and of the one in DIR/euclid_q1 do, with networks trained on the presets hst_acs and euclid. Pictures
