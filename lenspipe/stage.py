@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,13 @@ class Own:
     option : name of the option that leads to the file; where it leads is in no hash.
     read : options -> key -> what is said of it, as plain JSON, and the files that this names. Raises `LenspipeError`
         where the file is not as it should be; called before anything runs.
+    apart : options -> keys of which such is said that others should not wait for them: each is a task of its own, after
+        the others. None: there are no such keys.
     """
 
     option: str
     read: Callable[[Any], Mapping[str, tuple[Any, tuple[Path, ...]]]]
+    apart: Callable[[Any], Collection[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def seed_for(seed: int, *names: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def for_each(keys: Mapping[str, Path], work: Callable[[str], None]) -> dict[str, dict[str, str]]:
+def for_each(keys: Iterable[str], work: Callable[[str], None]) -> dict[str, dict[str, str]]:
     """Call ``work(key)`` for each key; a `CandidateError` fails that key alone. Returns key -> reason and detail."""
     from lenspipe.errors import CandidateError
 

@@ -165,13 +165,15 @@ class Driver:
     def due(self, name: str) -> list[str]:
         """Keys of a stage that want to run and whose inputs are there, or in a dry run would be."""
         node = self.node(name)
-        return [*node.due, *(key for key, outcome in node.outcome.items() if outcome == "due")]
+        return [*node.due, *node.singles, *(key for key, outcome in node.outcome.items() if outcome == "due")]
 
     def hand_out(self, name: str, size: int) -> list[Task]:
-        """Tasks of at most `size` keys with all that is `due` of a stage, for others to run."""
-        node, keys = self.node(name), self.due(name)
-        cpus = node.needed.cpus
-        return [self._task(node, tuple(keys[at : at + size]), cpus) for at in range(0, len(keys), size)]
+        """Tasks of at most `size` keys with all that is `due` of a stage, for others to run; each key apart alone."""
+        node, due = self.node(name), self.due(name)
+        keys = [key for key in due if key not in node.apart]
+        batches = [keys[at : at + size] for at in range(0, len(keys), size)]
+        batches += [[key] for key in due if key in node.apart]
+        return [self._task(node, tuple(batch), node.needed.cpus) for batch in batches]
 
     def receipts(self, name: str) -> list[dict[str, Any]]:
         """What the ledger keeps of a stage's units that have run, in this run or an earlier one."""
@@ -325,7 +327,7 @@ class Driver:
             if self.dry_run:
                 self._settle(node, key, "due")
             else:
-                node.due.append(key)
+                (node.singles if key in node.apart else node.due).append(key)
             return
         entry = self._entry(node, key)
         assert entry is not None
@@ -441,8 +443,10 @@ class Driver:
 
     def _node(self, item: Instance) -> Node:
         config = item.stage.config.model_validate(item.config)
-        own = self.prints.own(item.stage, config)
-        return Node(item, options_hash(shared_options(item.stage, item.config)), item.stage.needs(config), own=own)
+        own, said = self.prints.own(item.stage, config), item.stage.own
+        apart = frozenset(said.apart(config)) if said and said.apart else frozenset()
+        options = options_hash(shared_options(item.stage, item.config))
+        return Node(item, options, item.stage.needs(config), own=own, apart=apart)
 
     def _outside(self, node: Node) -> dict[str, dict[str, Any]]:
         """The files that the options of `node` name, looked at once a run."""

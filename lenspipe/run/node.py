@@ -20,13 +20,14 @@ class Node:
     Attributes
     ----------
     waiting : keys whose inputs are not settled yet.
-    due : keys that must run, in batches; `singles` those whose batch died, each alone.
+    due : keys that must run, in batches; `singles` those that follow, each alone: `apart`, or its batch died.
     running : keys in tasks under way.
     outcome : key -> ``ok | failed | skipped`` (an input of it failed), and in a dry run ``due``.
     expanded : the keys are known.
     blocked : why nothing (more) of this stage can run, or empty.
     needed : what one of its tasks needs.
     own : key -> hash of what the options say of it alone.
+    apart : keys that the options set apart.
     outside : path -> ``hash size mtime_ns`` of the files that its options name, None until they are looked at.
     """
 
@@ -45,6 +46,7 @@ class Node:
     blocked: str = ""
     outside: dict[str, dict[str, Any]] | None = None
     own: dict[str, str] = field(default_factory=dict)
+    apart: frozenset[str] = frozenset()
     ran: int = 0
     total: int = 0
 

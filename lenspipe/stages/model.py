@@ -66,12 +66,13 @@ def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     from lenspipe.stages.overrides import read
 
     overrides = read(config.candidates, config) if config.candidates else {}
+    bundles = inputs[BUNDLE.name]
     checkpoints = []
 
     def prepare(key: str) -> Callable[[], Callable[[], Any]]:
         """What fits candidate `key` and returns what writes it down."""
-        cutout, masks, columns = read_bundle(inputs[BUNDLE.name][key])
-        estimate = read_estimate(inputs[BUNDLE.name][key])
+        cutout, masks, columns = read_bundle(bundles[key])
+        estimate = read_estimate(bundles[key])
         truth = {n.removeprefix("true_"): float(v) for n, v in columns.items() if n.startswith("true_")}
         options, redshifts = config, None
         if own := overrides.get(key):
@@ -90,12 +91,18 @@ def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
 
         return work
 
-    keys = list(inputs[BUNDLE.name])
+    def one(key: str) -> None:
+        prepare(key)()()
+
+    last = [key for key in bundles if _by_itself(overrides[key].over(config) if key in overrides else config)]
+    keys = [key for key in bundles if key not in last]
     device, together = _device(config), config.together
-    if device == "cuda" or (together or 1) > 1:
-        failed = _together(keys, prepare, config, device, lambda: _largest(inputs[BUNDLE.name].values()))
+    if keys and (device == "cuda" or (together or 1) > 1):
+        failed = _together(keys, prepare, config, device, lambda: _largest(bundles[key] for key in keys))
     else:
-        failed = for_each(inputs[BUNDLE.name], lambda key: prepare(key)()())
+        failed = for_each(keys, one)
+    # The others have been written down by now: they wait for none of these, which may take minutes.
+    failed |= for_each(last, one)
     # Not before: the first of a batch whose process dies over the last has to be taken up again too.
     for checkpoint in checkpoints:
         checkpoint.remove()
@@ -121,10 +128,14 @@ def checkpoint_of(
     return FileCheckpoint(final.with_name(f".{final.name}.checkpoint.npz"), identity, EVERY)
 
 
+def _by_itself(config: FitConfig) -> bool:
+    """Whether a fit with these options stands in no tensor program: while it ran there all others would wait for it."""
+    return config.engine in ("kernel", "lenstronomy") or bool(config.model.foreign) or config.preset != "default"
+
+
 def _without_gpu(config: ModelConfig) -> bool:
     """Whether nothing of a fit with these options can run on a GPU."""
-    elsewhere = config.engine in ("kernel", "lenstronomy") or bool(config.model.foreign)
-    return config.device == "cpu" or config.preset != "default" or elsewhere
+    return config.device == "cpu" or _by_itself(config)
 
 
 def _device(config: ModelConfig) -> str:
@@ -356,6 +367,16 @@ def _said(config: ModelConfig) -> dict[str, tuple[Any, tuple[Path, ...]]]:
     return {name: (override.said, override.files) for name, override in found.items()}
 
 
+def _apart(config: ModelConfig) -> frozenset[str]:
+    """Ids of the candidates whose own options, other than those of the rest, let them stand in no program."""
+    if config.candidates is None or _by_itself(config):
+        return frozenset()
+    from lenspipe.stages.overrides import read
+
+    found = read(config.candidates, config)
+    return frozenset(name for name, own in found.items() if _by_itself(own.over(config)))
+
+
 STAGE = Stage(
     "model",
     over=CANDIDATES,
@@ -363,7 +384,7 @@ STAGE = Stage(
     outputs=(MODEL,),
     config=ModelConfig,
     run=run,
-    own=Own("candidates", _said),
+    own=Own("candidates", _said, _apart),
     resources=Resources(gpus=1, memory_gb=2, memory_more_gb=0.05, minutes=30, minutes_more=0.5, per_gpu=MOST),
     without_gpu=_without_gpu,
     summary="Fit a lens model to every selected candidate.",

@@ -346,6 +346,30 @@ def test_what_is_said_of_one_key_runs_that_key_alone(again, tmp_path):
     assert set(driver.why["search.work"]) == {"004", "007"}
 
 
+def test_keys_that_the_options_set_apart_are_tasks_of_their_own_after_the_others(tmp_path):
+    said = tmp_path / "special.json"
+    said.write_text(json.dumps({"001": "slow", "002": "soft", "004": "slow"}))
+    what = flow(tmp_path, {"make": {"n": 7}, "work": {"special": str(said)}})
+    given = []
+
+    class Seen:
+        def submit(self, task, pool):
+            given.append(task.keys)
+            future = Future()
+            future.set_result(execute(task, toys.get(task.stage), tmp_path / "run"))
+            return future
+
+    def driver(**more):
+        return Driver(build(what.instances), tmp_path / "run", machine(1), Ledger(tmp_path / "run"), Lines(), **more)
+
+    held = driver(held_back=frozenset({"search.work"}))
+    held.run(lambda: nullcontext(Seen()))
+    handed = [task.keys for task in held.hand_out("search.work", 3)]
+    assert handed == [("000", "002", "003"), ("005", "006"), ("001",), ("004",)]
+    assert driver().run(lambda: nullcontext(Seen())) == 0
+    assert given == [("",), ("000", "002", "003", "005"), ("006",), ("001",), ("004",)]
+
+
 def test_a_key_that_does_not_exist_is_named_with_its_nearest(again, tmp_path, capsys):
     said = tmp_path / "special.json"
     said.write_text(json.dumps({"0044": "soft"}))

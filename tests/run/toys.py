@@ -92,6 +92,10 @@ def special(config: WorkConfig) -> dict[str, tuple[Any, tuple[Path, ...]]]:
     return {key: (entry, (Path(entry),) if entry.startswith("/") else ()) for key, entry in said.items()}
 
 
+def apart(config: WorkConfig) -> list[str]:
+    return [key for key, (entry, _) in special(config).items() if entry == "slow"]
+
+
 class PolishConfig(Config):
     pass
 
@@ -140,7 +144,7 @@ STAGES = {
             over=SHARDS,
             optional=(WEIGHTS,),
             outside=lambda c: [c.tuning] if c.tuning else [],
-            own=Own("special", special),
+            own=Own("special", special, apart),
             resources=Resources(per_task=4, minutes=1),
             summary="Work on shards.",
         ),

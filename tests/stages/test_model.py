@@ -20,6 +20,7 @@ from lenspipe.io.posterior import read_posterior
 from lenspipe.io.shards import read_bundle, write_bundle
 from lenspipe.stages import model
 from tests.infer.mock import TRUTH
+from tests.infer.test_foreign import CORE
 from tests.stages.fitting import bundles, fit
 
 
@@ -107,6 +108,29 @@ def test_candidates_of_a_task_are_fitted_together(tmp_path, caplog):
         assert abs(summary["parameters"]["theta_E"]["median"] - TRUTH["theta_E"]) < 0.15
     if not torch.cuda.is_available():
         assert "model.device: cuda, and torch sees no GPU" in caplog.text
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_others_do_not_wait_for_a_candidate_of_lenstronomys(tmp_path, caplog, together):
+    own = tmp_path / "candidates.yaml"
+    own.write_text(yaml.safe_dump({"b": CORE, "d": CORE}))
+    brief = {"sampler": {"burn": 5, "min_steps": 10, "max_steps": 10}, "candidates": str(own), "together": together}
+    with caplog.at_level("INFO"):
+        assert fit(bundles(tmp_path, "b", "a", "d", "c"), tmp_path / "out", brief) == {"failed": {}}
+    said = [record.getMessage() for record in caplog.records]
+    ended = [i for i, line in enumerate(said) if line.startswith(("a: suspect in", "c: suspect in"))]
+    assert len(ended) == 2 and max(ended) < said.index("b: fitting")
+    assert json.loads((tmp_path / "out" / "d" / "fit.json").read_text())["engine"] == "lenstronomy"
+    assert fit(bundles(tmp_path, "d"), tmp_path / "alone", brief) == {"failed": {}}
+    np.testing.assert_array_equal(chains(tmp_path / "out" / "d"), chains(tmp_path / "alone" / "d"))
+
+
+def test_such_a_candidate_is_a_task_of_its_own(tmp_path):
+    own = tmp_path / "candidates.yaml"
+    own.write_text(yaml.safe_dump({"a": {"redshifts": [0.3, 1.0]}, "b": CORE, "c": {"preset": "reference"}}))
+    apart = model.STAGE.own.apart
+    assert apart(model.ModelConfig(candidates=own)) == {"b", "c"}
+    assert apart(model.ModelConfig(candidates=own, engine="lenstronomy")) == apart(model.ModelConfig()) == frozenset()
 
 
 def test_a_gpu_that_was_given_and_is_not_seen_is_said(monkeypatch, caplog):
