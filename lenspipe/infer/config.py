@@ -144,6 +144,9 @@ class SamplerConfig(Config):
     burn: int = Field(default=100, ge=0, description="steps thrown away, at least")
     min_steps: int = Field(default=200, ge=10, description="kept steps before the sampler may stop")
     max_steps: int = Field(default=4000, ge=10, description="kept steps after which it gives up")
+    max_steps_suspect: int = Field(
+        default=400, ge=10, description="the same where the optimum of the search is suspect or failed already"
+    )
     check_every: int = Field(default=100, ge=1, description="steps between looks at the diagnostics")
     rhat: float = Field(default=1.01, gt=1, description="largest split R-hat over the ensembles")
     taus: float = Field(default=10, gt=0, description="kept steps in autocorrelation times, at least")

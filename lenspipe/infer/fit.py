@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -192,13 +193,22 @@ def _fit(
     cpu_searched = time.process_time()
     prepared, objective, optima = found.prepared, found.objective, found.optima
     exact, priors = objective.likelihood, objective.priors
-    near = optima.cost - optima.cost[0] < config.verdict.near_best
     quick = exact if data.precision == "float64" else exact.to(torch.float32)
+
+    @cache
+    def doubted() -> bool:
+        """Whether the search's own optimum would not be good, had the sampler converged."""
+        vector = priors.physical(optima.u[0])
+        _, difference = _compare(exact, vector, found.light)
+        evidence = _evidence(found, config, optima.u[0], _images(exact, vector), difference, converged=True)
+        return judge(evidence, config.verdict).status != "good"
+
     if as_reference:
         chains = recipe.sample(quick, found, config, seed, checkpoint)
     else:
-        bounds, covariance = (priors.lower, priors.upper), _laplace(objective, optima.u[0])
-        chains = sample(LogPosterior(quick, priors), optima.u[0], covariance, bounds, config.sampler, seed, checkpoint)
+        log_prob, bounds = LogPosterior(quick, priors), (priors.lower, priors.upper)
+        covariance = _laplace(objective, optima.u[0])
+        chains = sample(log_prob, optima.u[0], covariance, bounds, config.sampler, seed, checkpoint, doubted)
     best = _polish(objective, optima.u[0], chains)
 
     vector = priors.physical(best)
@@ -223,23 +233,7 @@ def _fit(
         chains=chains,
         images=images,
         derived=_derived(quick, samples, cutout, config, redshifts, seed),
-        verdict=judge(
-            Evidence(
-                at_bound=at_bound(best, priors),
-                searched=searched(prepared, config.search),
-                magnification=float(derived.photometry(exact, vector[None]).magnification[0]),
-                theta_E=float(vector[scene.index("theta_E")]),
-                source_radius=_source_radius(scene, vector),
-                near_best=priors.physical(optima.u[near])[:, scene.index("theta_E")],
-                mass_light=mass_light(scene, vector, found.light),
-                other_lights=found.other_lights,
-                arc_signal=images.arc_signal,
-                mask_overlap=overlap(prepared.source, images),
-                converged=chains.converged,
-                lenstronomy_difference=difference,
-            ),
-            config.verdict,
-        ),
+        verdict=judge(_evidence(found, config, best, images, difference, chains.converged), config.verdict),
         reduced_chi2=images.reduced_chi2(free),
         chi2_arc=images.chi2_arc,
         log_likelihood=value,
@@ -253,6 +247,29 @@ def _fit(
         search_cpu_seconds=cpu_searched - cpu_begun,
         engine="torch" if shared else quick.engine,
         device=shared.device.type if shared else "cpu",
+    )
+
+
+def _evidence(
+    found: Found, config: FitConfig, u: Floats, images: Images, difference: float, converged: bool
+) -> Evidence:
+    """What the verdict looks at, of the model at (P,) sampled coordinates `u` and its `images`."""
+    likelihood, priors, optima = found.objective.likelihood, found.objective.priors, found.optima
+    scene, vector = likelihood.scene, priors.physical(u)
+    near = optima.cost - optima.cost[0] < config.verdict.near_best
+    return Evidence(
+        at_bound=at_bound(u, priors),
+        searched=searched(found.prepared, config.search),
+        magnification=float(derived.photometry(likelihood, vector[None]).magnification[0]),
+        theta_E=float(vector[scene.index("theta_E")]),
+        source_radius=_source_radius(scene, vector),
+        near_best=priors.physical(optima.u[near])[:, scene.index("theta_E")],
+        mass_light=mass_light(scene, vector, found.light),
+        other_lights=found.other_lights,
+        arc_signal=images.arc_signal,
+        mask_overlap=overlap(found.prepared.source, images),
+        converged=converged,
+        lenstronomy_difference=difference,
     )
 
 

@@ -52,6 +52,7 @@ def sample(
     config: SamplerConfig,
     seed: int,
     checkpoint: Checkpoint = NOWHERE,
+    doubted: Callable[[], bool] = lambda: False,
 ) -> Chains:
     """Draw from `log_prob`.
 
@@ -62,6 +63,7 @@ def sample(
     covariance : (P, P) Laplace approximation around it, from which the walkers set out.
     bounds : (P,) lowest and highest coordinates at which `log_prob` is finite.
     checkpoint : keeps the chains meanwhile; from what it holds of the same call, the same chains come out.
+    doubted : whether the optimum is one that the verdict will not call good; asked after `max_steps_suspect` kept steps.
 
     Raises
     ------
@@ -103,7 +105,7 @@ def sample(
         result = diagnose(chains)
         kept = target - dropped
         converged = meets_rule(config, kept, result)
-        if converged or kept >= config.max_steps:
+        if converged or kept >= config.max_steps or (kept >= config.max_steps_suspect and doubted()):
             break
         target += config.check_every
     return Chains(chains, ensembles.log_prob(dropped), result, converged, ensembles.evaluations)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lenspipe.infer.checkpoint import NOWHERE
 from lenspipe.infer.config import SamplerConfig
 from lenspipe.infer.diagnostics import integrated_time, split_rhat
 from lenspipe.infer.sample import sample
@@ -76,6 +77,61 @@ def test_kept_steps_are_counted_after_the_burn(gaussian):
     chains = sample(log_prob, np.zeros(6), covariance, FAR, config, seed=1)
     assert chains.u.shape == (4, 30, 12, 6)
     assert chains.evaluations >= 4 * 12 * 80
+
+
+NEVER = {"taus": 1e6, "burn": 40, "min_steps": 20, "check_every": 10, "walkers": 12}
+
+
+class Memory:
+    """A checkpoint that is always due, and fails the process at its `limit`-th save."""
+
+    spent = 0.0
+
+    def __init__(self, limit):
+        self.limit, self.saves, self.kept = limit, 0, {}
+
+    def load(self, part):
+        return self.kept.get(part)
+
+    def save(self, part, arrays):
+        self.saves += 1
+        if self.saves == self.limit:
+            raise KeyboardInterrupt
+        self.kept[part] = arrays
+
+    def due(self):
+        return True
+
+
+def test_a_doubted_optimum_is_given_up_sooner(gaussian):
+    covariance, log_prob, _ = gaussian
+    config = SamplerConfig(**NEVER, max_steps=100, max_steps_suspect=40)
+
+    def kept(doubted, checkpoint=NOWHERE):
+        chains = sample(log_prob, np.zeros(6), covariance, FAR, config, 1, checkpoint, doubted)
+        assert not chains.converged
+        return chains.u
+
+    short, long = kept(lambda: True), kept(lambda: False)
+    assert (short.shape[1], long.shape[1]) == (40, 100)
+    # Killed on its way and taken up again, it comes to the same end; so does one that was killed at the very end.
+    for limit in (3, 8):
+        memory = Memory(limit)
+        with pytest.raises(KeyboardInterrupt):
+            kept(lambda: True, memory)
+        np.testing.assert_array_equal(kept(lambda: True, memory), short)
+
+
+def test_what_converges_in_time_is_converged_whatever_is_thought_of_its_optimum(gaussian):
+    covariance, log_prob, _ = gaussian
+    config = SamplerConfig(min_steps=400, check_every=50, max_steps_suspect=1000, walkers=20, rhat=1.1)
+
+    def asked():
+        raise AssertionError("asked")
+
+    doubted, trusted = (sample(log_prob, np.zeros(6), covariance, FAR, config, 1, doubted=d) for d in (asked, bool))
+    assert doubted.converged
+    np.testing.assert_array_equal(doubted.u, trusted.u)
 
 
 def test_autocorrelation_time_of_an_ar1_process():

@@ -111,6 +111,20 @@ def test_candidates_of_a_task_are_fitted_together(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("together", [1, 2])
+def test_what_the_search_makes_suspect_is_sampled_for_a_shorter_time(tmp_path, together):
+    own = tmp_path / "candidates.yaml"
+    own.write_text(yaml.safe_dump({"a": {"verdict": {"arc_signal": 1e6}}}))
+    sampler = {"burn": 5, "min_steps": 10, "check_every": 10, "max_steps": 60, "max_steps_suspect": 20, "taus": 1e6}
+    options = {"sampler": sampler, "candidates": str(own), "together": together}
+    assert fit(bundles(tmp_path, "a", "b"), tmp_path / "out", options) == {"failed": {}}
+    fits_of = {name: json.loads((tmp_path / "out" / name / "fit.json").read_text()) for name in "ab"}
+    codes = {name: {reason["code"] for reason in found["reasons"]} for name, found in fits_of.items()}
+    assert codes == {"a": {"arc_faint", "not_converged"}, "b": {"not_converged"}}
+    steps = {name: chains(tmp_path / "out" / name).shape[1] // 40 for name in "ab"}
+    assert 20 <= steps["a"] < 30 and 60 <= steps["b"] < 70
+
+
+@pytest.mark.parametrize("together", [1, 2])
 def test_others_do_not_wait_for_a_candidate_of_lenstronomys(tmp_path, caplog, together):
     own = tmp_path / "candidates.yaml"
     own.write_text(yaml.safe_dump({"b": CORE, "d": CORE}))
