@@ -63,7 +63,7 @@ def sample(
     covariance : (P, P) Laplace approximation around it, from which the walkers set out.
     bounds : (P,) lowest and highest coordinates at which `log_prob` is finite.
     checkpoint : keeps the chains meanwhile; from what it holds of the same call, the same chains come out.
-    doubted : whether the optimum is one that the verdict will not call good; asked after `max_steps_suspect` kept steps.
+    doubted : whether the verdict has something against `start` already; asked after `max_steps_suspect` kept steps.
 
     Raises
     ------

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lenspipe import __version__
-from lenspipe.io.hdf5 import opened
+from lenspipe.io.hdf5 import created, opened, size_of
 from lenspipe.types import DEFLECTOR, Estimate
 
 SCHEMA = 1
@@ -21,7 +21,7 @@ def write_estimates(
     path: Path, ids: Sequence[str], mean: NDArray[np.float64], covariance: NDArray[np.float64], origin: str
 ) -> None:
     """Write (N, 7) means and (N, 7, 7) covariances to `path` (temporary: the caller renames)."""
-    with h5py.File(path, "w", libver="v110") as f:
+    with created(path, size_of(list(ids), mean, covariance)) as f:
         f.attrs.update(schema=SCHEMA, origin=origin, parameters=list(DEFLECTOR), lenspipe=__version__)
         f.create_dataset("id", data=list(ids), dtype=h5py.string_dtype())
         f["mean"], f["covariance"] = mean, covariance

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lenspipe import __version__
-from lenspipe.io.hdf5 import opened
+from lenspipe.io.hdf5 import created, opened, size_of
 from lenspipe.types import CLASSES
 
 SCHEMA = 2
@@ -44,7 +44,7 @@ def write_masks(
     values = np.asarray(probability, dtype=np.float16)
     if values.ndim != 4 or values.shape[:2] != (len(ids), len(CLASSES)):
         raise ValueError(f"probabilities of shape {values.shape} for {len(ids)} ids and {len(CLASSES)} classes")
-    with h5py.File(path, "w", libver="v110") as f:
+    with created(path, size_of(list(ids), values)) as f:
         f.attrs.update(schema=SCHEMA, origin=origin, classes=list(CLASSES), lenspipe=__version__)
         f.create_dataset("id", data=list(ids), dtype=h5py.string_dtype())
         f.create_dataset("probability", data=values, chunks=(1, *values.shape[1:]))

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lenspipe.io.hdf5 import created, size_of
 from lenspipe.types import Posterior
 
 SCHEMA = 1
@@ -20,7 +21,7 @@ SCHEMA = 1
 
 def write_posterior(path: Path, posterior: Posterior) -> None:
     """Write `posterior`; its ``meta`` becomes attributes, what is not text as JSON."""
-    with h5py.File(path, "w", libver="v110") as f:
+    with created(path, size_of(posterior.samples, posterior.log_prob, posterior.best)) as f:
         f.create_dataset("samples", data=posterior.samples, compression="gzip", shuffle=True)
         f.create_dataset("log_prob", data=posterior.log_prob)
         f.create_dataset("best", data=posterior.best)

@@ -17,7 +17,7 @@ import numpy as np
 
 from lenspipe import __version__
 from lenspipe.errors import LenspipeError
-from lenspipe.io.hdf5 import opened
+from lenspipe.io.hdf5 import created, opened, size_of
 from lenspipe.types import Samples
 
 SCHEMA = 1
@@ -25,13 +25,15 @@ SCHEMA = 1
 
 def write_samples(path: Path, samples: Samples, config: dict[str, Any], seed: int) -> None:
     """Write to `path`, a temporary name: the caller renames. `config` and `seed` are those it was made with."""
-    with h5py.File(path, "w", libver="v110") as f:
+    groups = {group: getattr(samples, group) for group in ("truth", "series", "members")}
+    columns = [values for group in groups.values() for values in group.values()]
+    with created(path, size_of(list(samples.id), samples.label, samples.image, *columns)) as f:
         f.create_dataset("id", data=list(samples.id), dtype=h5py.string_dtype())
         f["label"] = samples.label
         f.create_dataset("image", data=samples.image, chunks=(1, *samples.image.shape[1:]))
         f["image"].attrs["unit"] = samples.unit
-        for group in ("truth", "series", "members"):
-            for name, values in getattr(samples, group).items():
+        for group, columns_of in groups.items():
+            for name, values in columns_of.items():
                 f[f"{group}/{name}"] = values
                 f[f"{group}/{name}"].attrs["unit"] = samples.units.get(name, "")
         versions = {"lenspipe": __version__, **{name: version(name) for name in ("numpy", "torch", "astropy")}}

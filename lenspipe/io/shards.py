@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from lenspipe import __version__
 from lenspipe.errors import LenspipeError
-from lenspipe.io.hdf5 import opened
+from lenspipe.io.hdf5 import created, opened, size_of
 from lenspipe.types import CLASSES, DEFLECTOR, Cutout, Estimate, Masks
 
 SCHEMA = 1
+_FACTS = 1024
+"""Bytes for an object's name, place and estimate."""
 _PER_OBJECT = ("image", "sigma", "valid", "psf", "psf_fwhm", "background_rms", "exposure_time", "zero_point")
 
 
@@ -48,12 +50,15 @@ def write(
 ) -> None:
     """Write cutouts that share bands, shapes and pixel scale to `path` (a temporary name: the caller renames)."""
     first, extra = cutouts[0], extra or Extra()
-    text = h5py.string_dtype()
-    with h5py.File(path, "w", libver="v110") as f:
+    text, notes = h5py.string_dtype(), ["\n".join(c.notes) for c in cutouts]
+    arrays = [getattr(c, name) for c in cutouts for name in _PER_OBJECT]
+    arrays += [m.probability for m in masks] + ([] if extra.label is None else [extra.label])
+    size = size_of(notes, *arrays, *extra.table.values()) + _FACTS * len(cutouts)
+    with created(path, size) as f:
         f.attrs.update(schema=SCHEMA, bands=list(first.bands), pixel_scale=first.pixel_scale, unit=first.unit)
         f.attrs["lenspipe"] = __version__
         f.create_dataset("id", data=[c.id for c in cutouts], dtype=text)
-        f.create_dataset("notes", data=["\n".join(c.notes) for c in cutouts], dtype=text)
+        f.create_dataset("notes", data=notes, dtype=text)
         for name in _PER_OBJECT:
             stack = np.stack([getattr(c, name) for c in cutouts])
             chunks = (1, *stack.shape[1:]) if stack.ndim == 4 else None
@@ -158,13 +163,8 @@ def write_bundle(
     write(path, [cutout], extra, [masks] if masks is not None else [], [estimate] if estimate is not None else [])
 
 
-def read_bundle(path: Path) -> tuple[Cutout, Masks | None, dict[str, Any]]:
-    """`Cutout`, `Masks` (None where nothing was segmented) and the columns that came along, one value each."""
+def read_bundle(path: Path) -> tuple[Cutout, Masks | None, Estimate | None, dict[str, Any]]:
+    """`Cutout`, `Masks` and `Estimate`, None where there are none, and the columns that came along, one value each."""
     with Shard(path) as shard:
-        return shard.cutout(0), shard.masks(0), {name: column[0] for name, column in shard.table().items()}
-
-
-def read_estimate(path: Path) -> Estimate | None:
-    """What a network estimates of a bundle's deflector; None where none did."""
-    with Shard(path) as shard:
-        return shard.estimate(0)
+        columns = {name: column[0] for name, column in shard.table().items()}
+        return shard.cutout(0), shard.masks(0), shard.estimate(0), columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,20 +43,20 @@ def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     import h5py
     import numpy as np
 
-    from lenspipe.io.room import of_arrays, reserve
+    from lenspipe.io.hdf5 import created, size_of
     from lenspipe.sim.scene import LAYERS as LAYER_NAMES
     from lenspipe.types import CLASSES
 
     background = CLASSES.index("background")
     counts = np.zeros(len(CLASSES), dtype=np.int64)
     present = np.zeros(len(CLASSES), dtype=np.int64)
-    with h5py.File(inputs[LAYERS.name], "r") as layers, h5py.File(outputs[LABELS.name], "w", libver="v110") as f:
+    with ExitStack() as files:
+        layers = files.enter_context(h5py.File(inputs[LAYERS.name], "r"))
         n, _, height, width = layers["source"].shape
-        f.create_dataset("id", data=layers["id"][:], dtype=h5py.string_dtype())
-        f.create_dataset("label", (n, height, width), "u1", chunks=(1, height, width))
-    reserve(outputs[LABELS.name], of_arrays(n * height * width, 200 * n))
-    with h5py.File(inputs[LAYERS.name], "r") as layers, h5py.File(outputs[LABELS.name], "r+", libver="v110") as f:
-        result = f["label"]
+        ids = layers["id"].asstr()[:]
+        f = files.enter_context(created(outputs[LABELS.name], size_of(ids) + n * height * width))
+        f.create_dataset("id", data=ids, dtype=h5py.string_dtype())
+        result = f.create_dataset("label", (n, height, width), "u1", chunks=(1, height, width))
         for start in range(0, n, _CHUNK):
             rows = slice(start, start + _CHUNK)
             source, lens, others = (layers[name][rows] for name in LAYER_NAMES)

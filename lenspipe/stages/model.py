@@ -62,7 +62,7 @@ class ModelConfig(FitConfig):
 
 def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
     """Fit each bundle of the task; one that cannot be fitted fails alone."""
-    from lenspipe.io.shards import read_bundle, read_estimate
+    from lenspipe.io.shards import read_bundle
     from lenspipe.stages.overrides import read
 
     overrides = read(config.candidates, config) if config.candidates else {}
@@ -71,8 +71,7 @@ def run(config: ModelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
 
     def prepare(key: str) -> Callable[[], Callable[[], Any]]:
         """What fits candidate `key` and returns what writes it down."""
-        cutout, masks, columns = read_bundle(bundles[key])
-        estimate = read_estimate(bundles[key])
+        cutout, masks, estimate, columns = read_bundle(bundles[key])
         truth = {n.removeprefix("true_"): float(v) for n, v in columns.items() if n.startswith("true_")}
         options, redshifts = config, None
         if own := overrides.get(key):

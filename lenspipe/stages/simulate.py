@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _CHUNK = 128
 """Objects simulated at once; no object depends on it."""
-_FACTS = 1 << 20
-"""Bytes for what little there is beside the images."""
+_FACTS = 1024
+"""Bytes for what there is of an object beside its images."""
 _FITS_IMAGES = ("image", "source", "lens")
 _HDF5_IMAGES = ("image", *LAYER_NAMES)
 
@@ -83,10 +83,9 @@ class SimulateConfig(Config):
 
 
 def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dict[str, Any]:
-    import h5py
     import numpy as np
 
-    from lenspipe.io.room import of_arrays, reserve
+    from lenspipe.io.hdf5 import created
     from lenspipe.io.stacks import FitsStacks
     from lenspipe.sim.observe import observe
 
@@ -104,14 +103,12 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     }
     primary = {"ORIGIN": (f"lenspipe {__version__} simulate", ""), "SEED": (str(seed), "")}
     rows: list[dict[str, Any]] = []
-    with h5py.File(outputs[LAYERS.name], "w", libver="v110") as layers:
-        for name in _HDF5_IMAGES:
-            layers.create_dataset(name, shape, "f4", chunks=(1, *shape[1:]))
-    reserve(outputs[LAYERS.name], of_arrays(len(_HDF5_IMAGES) * 4 * math.prod(shape), _FACTS))
     with (
         FitsStacks(outputs[SIMULATIONS.name], [name.upper() for name in _FITS_IMAGES], shape, primary, cards) as stacks,
-        h5py.File(outputs[LAYERS.name], "r+", libver="v110") as layers,
+        created(outputs[LAYERS.name], len(_HDF5_IMAGES) * 4 * math.prod(shape) + _FACTS * n) as layers,
     ):
+        for name in _HDF5_IMAGES:
+            layers.create_dataset(name, shape, "f4", chunks=(1, *shape[1:]))
         for start in range(0, n, _CHUNK):
             chunk = slice(start, min(start + _CHUNK, n))
             seeds = [seed_for(seed, i) for i in ids[chunk]]

@@ -51,7 +51,8 @@ def test_bundle(tmp_path):
     masks = Masks(np.full((4, 21, 23), 0.25, np.float32), "photutils")
     made = make("a")
     shards.write_bundle(tmp_path / "b.h5", made, masks, shards.Extra(table={"n": np.array([3])}))
-    found, found_masks, columns = shards.read_bundle(tmp_path / "b.h5")
+    found, found_masks, estimate, columns = shards.read_bundle(tmp_path / "b.h5")
+    assert estimate is None
     same(made, found)
     assert (found_masks.probability == 0.25).all() and found_masks.origin == "photutils" and columns == {"n": 3}
 

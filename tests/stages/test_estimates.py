@@ -120,7 +120,7 @@ def test_estimates_lead_to_bundles_and_starts(trained, inputs, tmp_path):
     select.run(select.SelectConfig(all=True), {**given, "estimates": {"000": tmp_path / "e.h5"}}, outputs, 0)
     row = read_ecsv(outputs["candidates"])[0]
     assert row["estimated_theta_E"] == pytest.approx(np.exp(found[row["key"]].mean[2]))
-    carried = shards.read_estimate(outputs["bundle"]["SIM000"])
+    carried = shards.read_bundle(outputs["bundle"]["SIM000"])[2]
     np.testing.assert_array_equal(carried.covariance, found["SIM000"].covariance)
 
     quick = {"sampler": {"burn": 10, "min_steps": 10, "max_steps": 10}, "data": {"subpixel_error": None}}
@@ -132,7 +132,7 @@ def test_estimates_lead_to_bundles_and_starts(trained, inputs, tmp_path):
     plain = {"candidates": tmp_path / "d.ecsv", "bundle": Family(tmp_path / "plain")}
     select.run(select.SelectConfig(all=True), given, plain, 0)
     assert not [name for name in read_ecsv(plain["candidates"]).colnames if name.startswith("estimated")]
-    assert shards.read_estimate(plain["bundle"]["SIM000"]) is None
+    assert shards.read_bundle(plain["bundle"]["SIM000"])[2] is None
 
 
 def test_a_training_that_is_cut_short_goes_on_to_the_same_weights(trained, inputs, tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_candidates_of_a_task_are_fitted_together(tmp_path, caplog):
     inputs = bundles(tmp_path, "a", "b")
     broken = tmp_path / "c.h5"
     inputs["c"] = broken
-    cutout, masks, _ = read_bundle(inputs["a"])
+    cutout, masks, *_ = read_bundle(inputs["a"])
     empty = replace(masks, probability=np.eye(4, dtype=np.float32)[3][:, None, None] + 0 * masks.probability)
     write_bundle(broken, replace(cutout, id="c"), empty)
     failed = fit(inputs, tmp_path / "out", short)["failed"]

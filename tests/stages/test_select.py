@@ -105,7 +105,7 @@ def test_candidates_figures_and_bundles(tmp_path):
     row = done.rows["916084062"]
     assert (row["shard"], row["row"], row["masks_origin"], row["true_theta_E"]) == ("000000", 0, "net-1", 1.5)
     assert done.table["true_theta_E"].unit == "arcsec" and done.table["distance_arcsec"].unit == "arcsec"
-    _, masks, columns = done.bundles["916084062"]
+    _, masks, _, columns = done.bundles["916084062"]
     assert masks.origin == "net-1" and masks.probability == pytest.approx(probabilities(), abs=1e-3)
     assert columns["Z_LENS"] == 0.0 and columns["is_lens"]
 
