@@ -91,7 +91,7 @@ def sample(
     if config.burn:
         ensembles.advance(config.burn)
         gaussian.learn(ensembles.u(config.burn // 2, config.burn))
-    target = config.burn + config.min_steps
+    target, soonest = config.burn + config.min_steps, max(config.min_steps, config.max_steps_suspect)
     while True:
         ensembles.advance(target)
         # A chain that had to grow has also shown that its beginning was not yet typical.
@@ -105,7 +105,7 @@ def sample(
         result = diagnose(chains)
         kept = target - dropped
         converged = meets_rule(config, kept, result)
-        if converged or kept >= config.max_steps or (kept >= config.max_steps_suspect and doubted()):
+        if converged or kept >= config.max_steps or (kept >= soonest and doubted()):
             break
         target += config.check_every
     return Chains(chains, ensembles.log_prob(dropped), result, converged, ensembles.evaluations)

@@ -107,13 +107,14 @@ def test_a_doubted_optimum_is_given_up_sooner(gaussian):
     covariance, log_prob, _ = gaussian
     config = SamplerConfig(**NEVER, max_steps=100, max_steps_suspect=40)
 
-    def kept(doubted, checkpoint=NOWHERE):
-        chains = sample(log_prob, np.zeros(6), covariance, FAR, config, 1, checkpoint, doubted)
+    def kept(doubted, checkpoint=NOWHERE, steps=config):
+        chains = sample(log_prob, np.zeros(6), covariance, FAR, steps, 1, checkpoint, doubted)
         assert not chains.converged
         return chains.u
 
     short, long = kept(lambda: True), kept(lambda: False)
     assert (short.shape[1], long.shape[1]) == (40, 100)
+    assert kept(lambda: True, steps=SamplerConfig(**NEVER | {"min_steps": 60}, max_steps_suspect=20)).shape[1] == 60
     # Killed on its way and taken up again, it comes to the same end; so does one that was killed at the very end.
     for limit in (3, 8):
         memory = Memory(limit)
