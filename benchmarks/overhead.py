@@ -3,7 +3,8 @@
 Both have as many workers as there are cores, and one task a unit; a unit waits a millisecond and writes a small file.
 The engine also hashes and renames that file, logs, and writes a receipt and two lines of the ledger. Wall times, start
 and end of the workers included; bare Parsl runs before and after, and is sent all tasks at once. Then the ledger is
-blown up to ``--finished`` units, with their files, and read as ``lenspipe status`` and a run with nothing to do do.
+blown up to ``--finished`` units, with their files, and read as ``lenspipe status`` and a run with nothing to do do;
+and once more with HTCondor's event log of a DAG beside it that had a job for each of these units.
 """
 
 from __future__ import annotations
@@ -59,6 +60,50 @@ def keys(n: int) -> list[str]:
     return [f"u{i:06d}" for i in range(n)]
 
 
+EVENTS = """000 ({job}) 2026-11-21 12:00:00 Job submitted from host: <10.0.0.1:9618?addrs=10.0.0.1-9618&noUDP&sock=schedd>
+    DAG Node: {node}
+...
+040 ({job}) 2026-11-21 12:01:00 Started transferring input files
+	Transferring to host: <10.0.0.2:9618?addrs=10.0.0.2-9618&noUDP&sock=slot1_1>
+...
+040 ({job}) 2026-11-21 12:01:01 Finished transferring input files
+...
+001 ({job}) 2026-11-21 12:01:01 Job executing on host: <10.0.0.2:9618?addrs=10.0.0.2-9618&noUDP&sock=startd>
+	SlotName: slot1_1@pool
+	Cpus = 1
+	Disk = 4195328
+	Memory = 2048
+...
+006 ({job}) 2026-11-21 12:02:00 Image size of job updated: 4927448
+	311  -  MemoryUsage of job (MB)
+	318404  -  ResidentSetSize of job (KB)
+...
+006 ({job}) 2026-11-21 12:07:00 Image size of job updated: 5423928
+	613  -  MemoryUsage of job (MB)
+	627564  -  ResidentSetSize of job (KB)
+...
+040 ({job}) 2026-11-21 12:40:00 Started transferring output files
+...
+040 ({job}) 2026-11-21 12:40:02 Finished transferring output files
+...
+005 ({job}) 2026-11-21 12:40:02 Job terminated.
+	(1) Normal termination (return value 0)
+		Usr 0 00:38:03, Sys 0 00:00:09  -  Run Remote Usage
+		Usr 0 00:00:00, Sys 0 00:00:00  -  Run Local Usage
+		Usr 0 00:38:03, Sys 0 00:00:09  -  Total Remote Usage
+		Usr 0 00:00:00, Sys 0 00:00:00  -  Total Local Usage
+	921600  -  Run Bytes Sent By Job
+	804478912  -  Run Bytes Received By Job
+	921600  -  Total Bytes Sent By Job
+	804478912  -  Total Bytes Received By Job
+	Partitionable Resources :    Usage  Request Allocated
+	   Cpus                 :     0.98        1         1
+	   Disk (KB)            :   787482  4194304   4195328
+	   Memory (MB)          :      613     2048      2048
+...
+"""
+"""What HTCondor writes of a job that ran once and ended well."""
+
 STAGES = {
     "index": Stage("index", (), (SHARDS,), IndexConfig, index),
     "note": Stage("note", (), (NOTE,), Config, note, over=SHARDS, resources=Resources(minutes=1)),
@@ -110,10 +155,12 @@ def through_parsl(root: Path, n: int) -> None:
 
 
 def read_status(root: Path) -> None:
+    from lenspipe.backends.dagman.submit import describe
     from lenspipe.run.status import status
 
     (found,) = (counts for name, counts in status(root / "run")["stages"].items() if name == "toy.note")
     assert found is not None and found["ok"] == found["units"], found
+    assert (dag := describe(root / "run")) is None or dag["jobs"] == {"done": dag["nodes"]}, dag
 
 
 def finish(root: Path, n: int) -> None:
@@ -138,7 +185,18 @@ def finish(root: Path, n: int) -> None:
             stream.writelines(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
 
 
-PARTS = {"dag": through_dag, "parsl": through_parsl, "status": read_status, "finish": finish}
+def had_dag(root: Path, n: int) -> None:
+    """The folder of a DAG with `n` nodes, all of which have ended."""
+    from lenspipe.backends.dagman.files import LOG, new_folder
+
+    folder = new_folder(root / "run")
+    for number in range(1, n + 1):
+        (folder / f"b{number:05d}").mkdir(parents=True)
+    with (folder / LOG).open("w", encoding="utf-8") as stream:
+        stream.writelines(EVENTS.format(job=f"{i:03d}.000.000", node=f"b{i:05d}") for i in range(1, n + 1))
+
+
+PARTS = {"dag": through_dag, "parsl": through_parsl, "status": read_status, "finish": finish, "condor": had_dag}
 
 
 def part(name: str, root: Path, *numbers: int) -> dict[str, float]:
@@ -187,6 +245,8 @@ def main() -> None:
         part("dag", root, finished, 1)  # writes the index of so many
         status = part("status", root)
         again = part("dag", root, finished, 1)
+        part("condor", root, finished)
+        far = part("status", root)
 
     def each(seconds: float) -> float:
         return 1e3 * seconds / units
@@ -194,7 +254,11 @@ def main() -> None:
     print(f"{'':34}{'ms a unit':>10}{'driver CPU, ms':>16}{'driver, MiB':>13}")
     for name, of in (("bare Parsl", bare), ("lenspipe run", dag), ("the same, 20 units a task", batches)):
         print(f"{name:34}{each(of['seconds']):10.2f}{each(of['cpu']):16.2f}{of['rss_mb']:13.0f}")
-    for name, of in (("lenspipe status", status), ("lenspipe run, nothing to do", again)):
+    for name, of in (
+        ("lenspipe status", status),
+        ("the same after a DAG of as many jobs", far),
+        ("lenspipe run, nothing to do", again),
+    ):
         print(f"{name}, {finished} units: {of['seconds']:.1f} s ({of['cpu']:.1f} s of CPU), {of['rss_mb']:.0f} MiB")
     figures = {
         "tasks": units,
@@ -205,6 +269,9 @@ def main() -> None:
         "driver_rss_mb": max(dag["rss_mb"], again["rss_mb"]),
         "finished": finished,
         "status_seconds_1e5": status["seconds"] * 1e5 / finished,
+        "status_cpu_seconds_1e5": status["cpu"] * 1e5 / finished,
+        "status_dagman_seconds_1e5": far["seconds"] * 1e5 / finished,
+        "status_dagman_cpu_seconds_1e5": far["cpu"] * 1e5 / finished,
         "nothing_to_do_seconds_1e5": again["seconds"] * 1e5 / finished,
         "status_rss_mb": status["rss_mb"],
         "cores": len(os.sched_getaffinity(0)),

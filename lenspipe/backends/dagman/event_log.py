@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-_HEAD = re.compile(r"(\d{3}) \((\d+)\.(\d+)\.\d+\) (\S+ \S+) (.*)")
-_NODE = re.compile(r"\s*DAG Node: (\S+)")
-_HOLD = re.compile(r"\s*Code (\d+) Subcode (-?\d+)")
+_HEAD = re.compile(r"(\d{3}) \(0*(\d+)\.0*(\d+)\.\d+\) \S+ \S+ (.*)")
+_NODE = re.compile(r"^\s*DAG Node: (\S+)", re.MULTILINE)
+_HOLD = re.compile(r"^\s*Code (\d+) Subcode (-?\d+)", re.MULTILINE)
 _END = re.compile(
-    r"\s*\((?:0|1)\) (?:Normal termination \(return value (-?\d+)\)|Abnormal termination \(signal (\d+)\))"
+    r"^\s*\((?:0|1)\) (?:Normal termination \(return value (-?\d+)\)|Abnormal termination \(signal (\d+)\))",
+    re.MULTILINE,
 )
+_DOTS = "\n...\n"
+"""What ends an event."""
+_BLOCK = 1 << 22
+"""Characters read at a time: a log of 10^5 jobs has a quarter of a gigabyte."""
 _STATES = {
     "000": "idle",
     "001": "running",
@@ -23,10 +28,12 @@ _STATES = {
     "013": "idle",  # released
     "024": "idle",  # the worker could not be reached again
 }
-"""Event number -> state of the job after it; 005, its end, is done or failed, and other events change nothing."""
+"""Event number -> state of the job after it; 005, its end, is done or failed."""
+_MATTER = {*_STATES, "005", "040"}
+"""Other events change nothing, and there are many of them."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Job:
     """What the log says of one job.
 
@@ -50,35 +57,41 @@ class Job:
     subcode: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Event:
-    """One event: its number, ``cluster.process``, local time, the rest of its first line and the other lines."""
+    """One event: its number, ``cluster.process``, what its first line says, and the other lines."""
 
     number: str
     job: str
-    time: str
     text: str
-    lines: list[str] = field(default_factory=list)
+    more: str
 
     def find(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        return next((found for line in self.lines if (found := pattern.match(line))), None)
+        return pattern.search(self.more)
+
+    @property
+    def second(self) -> str:
+        """The line after the first."""
+        return self.more.partition("\n")[0].strip()
 
 
 def events(path: Path) -> Iterator[Event]:
-    """Whole events only: one that is being written ends without its line of dots."""
-    event: Event | None = None
+    """Whole events only, of those that matter: one that is being written ends without its line of dots."""
+    for whole in _whole(path):
+        if whole[:3] in _MATTER and (head := _HEAD.match(whole)):
+            number, cluster, process, text = head.groups()
+            yield Event(number, f"{cluster}.{process}", text, whole[head.end() + 1 :])
+
+
+def _whole(path: Path) -> Iterator[str]:
+    """The text of each event without its line of dots."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line == "...":
-            if event is not None:
-                yield event
-            event = None
-        elif head := _HEAD.match(line):
-            number, cluster, process, time, text = head.groups()
-            event = Event(number, f"{int(cluster)}.{int(process)}", time, text)
-        elif event is not None:
-            event.lines.append(line)
+    rest = ""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        while block := stream.read(_BLOCK):
+            *found, rest = (rest + block).split(_DOTS)
+            yield from found
 
 
 def jobs(path: Path) -> dict[str, Job]:
@@ -86,15 +99,16 @@ def jobs(path: Path) -> dict[str, Job]:
     found: dict[str, Job] = {}
     for event in events(path):
         job = found.setdefault(event.job, Job(event.job))
-        if node := event.find(_NODE):
-            job.node = node[1]
         match event.number:
+            case "000":
+                node = event.find(_NODE)
+                job.node = node[1] if node else ""
             case "001":
                 job.starts += 1
             case "040" if event.text.startswith("Finished transferring output"):
                 job.checkpoints += 1
             case "012":
-                job.detail = event.lines[0].strip() if event.lines else ""
+                job.detail = event.second
                 if code := event.find(_HOLD):
                     job.code, job.subcode = int(code[1]), int(code[2])
             case "005":
@@ -104,6 +118,6 @@ def jobs(path: Path) -> dict[str, Job]:
                 if end and job.state == "failed":
                     job.detail = f"signal {end[2]}" if end[2] else f"exit code {end[1]}"
             case "009":
-                job.detail = event.lines[0].strip() if event.lines else ""
+                job.detail = event.second
         job.state = _STATES.get(event.number, job.state)
     return found
