@@ -60,7 +60,7 @@ def keys(n: int) -> list[str]:
     return [f"u{i:06d}" for i in range(n)]
 
 
-EVENTS = """000 ({job}) 2026-11-21 12:00:00 Job submitted from host: <10.0.0.1:9618?addrs=10.0.0.1-9618&noUDP&sock=schedd>
+EVENTS = """000 ({job}) 2026-11-21 12:00:00 Job submitted from host: <10.0.0.1:9618?addrs=10.0.0.1-9618&sock=schedd>
     DAG Node: {node}
 ...
 040 ({job}) 2026-11-21 12:01:00 Started transferring input files
@@ -96,10 +96,10 @@ EVENTS = """000 ({job}) 2026-11-21 12:00:00 Job submitted from host: <10.0.0.1:9
 	804478912  -  Run Bytes Received By Job
 	921600  -  Total Bytes Sent By Job
 	804478912  -  Total Bytes Received By Job
-	Partitionable Resources :    Usage  Request Allocated
-	   Cpus                 :     0.98        1         1
-	   Disk (KB)            :   787482  4194304   4195328
-	   Memory (MB)          :      613     2048      2048
+	Partitionable Resources : Usage Request Allocated
+	Cpus                 :     0.98        1         1
+	Disk (KB)            :   787482  4194304   4195328
+	Memory (MB)          :      613     2048      2048
 ...
 """
 """What HTCondor writes of a job that ran once and ended well."""

@@ -127,8 +127,8 @@ def run_workflow(
         ledger = Ledger(out, lock.check)
         for notice in ledger.notices:
             progress.say(notice)
-        if not where.is_on_scratch(out):
-            progress.say(f"{out} does not lie on {where.scratch}, where runs of site {where.name} belong")
+        if warning := where.warning(out):
+            progress.say(warning)
         ledger.begin(flow.name, [(item.corridor, item.stage.name) for item in graph.order])
         driver = Driver(graph, out, capacity, ledger, progress, retry_failed, grace_seconds=where.grace_seconds())
         code = driver.run(open_backend)

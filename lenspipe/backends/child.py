@@ -28,6 +28,10 @@ from lenspipe.run.execute import THREAD_VARIABLES, execute
 from lenspipe.run.folder import log_path
 from lenspipe.stage import Task
 
+_ONE_CORE = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+"""Where workers keep to cores Parsl sets these too; they would tie a process's first thread, and so all processes that
+it starts, to a single core."""
+
 
 class Child:
     """One child process, started at its first task and again after it has ended."""
@@ -71,6 +75,8 @@ class Child:
         if self._pool is None:
             for name in THREAD_VARIABLES:
                 os.environ[name] = str(cpus)
+            for name in _ONE_CORE:
+                os.environ.pop(name, None)
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPool(max_workers=1, context=context, initializer=_die_with_parent)
             self._cpus = cpus

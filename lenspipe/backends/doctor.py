@@ -104,9 +104,12 @@ def examine(where: str, it: Facts) -> Iterator[Check]:
         f"{it['scratch']}: {it['scratch_error'] or 'writable'}",
         (bool(it["scratch_error"]), "fail", "set TMPDIR to a folder of yours, under `environment` of the site"),
     )
+    without = "none, so everything runs on CPUs"
+    if it["torch_cuda"]:
+        without += f" (torch is for CUDA {it['torch_cuda']}; a container sees GPUs only if it was started with them)"
     unseen = it["gpu_devices"] and not it["gpus"] and it["gpus_chosen"] not in ("", "-1")
     seen = [f"{name}, {memory:.0f} GB" for name, memory in zip(it["gpus"], it["gpu_memory_gb"])]
-    none = f"{it['gpu_devices']} that torch does not see" if unseen else "none"
+    none = f"{it['gpu_devices']} that torch does not see" if unseen else without
     yield check(
         "gpus",
         f"{'; '.join(seen)} (torch for CUDA {it['torch_cuda']})" if seen else none,
@@ -165,6 +168,8 @@ def there(site: Site, out: Path, minutes: float, home: Facts) -> list[Check]:
             found += _by_htcondor(site, site.dagman, folder, minutes, home)
         else:
             with _open(site, folder) as backend:
+                if warning := site.warning(out):
+                    found.append(Check(site.name, "place", "warn", warning, "choose --out, or `publish` of the site"))
                 labels = list(site.workers())
                 began, end = time.monotonic(), time.monotonic() + 60 * minutes
                 sent = {label: backend.submit(_task(label, site), label) for label in labels}
@@ -234,7 +239,8 @@ def _answer(
         yield Check(label, "worker", "fail", f"no answer within {(time.monotonic() - began) / 60:.1f} min", logs)
         return
     except Exception as error:  # whatever broke: the backend's own words are the finding
-        yield Check(label, "worker", "fail", f"{type(error).__name__}: {error}", logs)
+        todo = f"if the job was refused, mend what is named there in the site (account, qos, ...); else {logs}"
+        yield Check(label, "worker", "fail", f"{type(error).__name__}: {error}", todo if asks else logs)
         return
     died = outcome.get("died") or next((r for r in outcome["receipts"] if r["status"] == "failed"), None)
     if died:
@@ -254,6 +260,9 @@ def _answer(
     if executor.gpus() and not there["gpus"]:
         todo = "name only GPUs that a node has in `accelerators`, and let torch on the node have CUDA"
         yield Check(label, "accelerators", "fail", f"the site says {', '.join(executor.gpus())}; torch sees none", todo)
+    elif (devices := there["gpu_devices"]) and (named := len(executor.gpus())) > devices and named % devices:
+        todo = f"name each of the node's {devices} GPUs in `accelerators`, all equally often"
+        yield Check(label, "accelerators", "fail", f"the site names {named} for {devices} GPUs", todo)
     yield from examine(label, there)
 
 

@@ -29,7 +29,7 @@ from parsl.providers.base import ExecutionProvider
 import lenspipe
 from lenspipe.backends.child import perform
 from lenspipe.backends.site import Executor, Site, minutes_of
-from lenspipe.backends.slurm import job_name
+from lenspipe.backends.slurm import job_name, outside_of_jobs
 from lenspipe.backends.team import died
 from lenspipe.errors import LenspipeError, Reason
 from lenspipe.run.folder import STATE
@@ -101,6 +101,7 @@ def _executor(label: str, executor: Executor, site: Site, name: str) -> HighThro
         max_workers_per_node=executor.per_node(),
         cores_per_worker=1e-6,  # the number of workers is the site's to say
         available_accelerators=executor.gpus(),
+        cpu_affinity=executor.affinity,
         heartbeat_period=2 if executor.is_here else site.heartbeat_seconds,
         heartbeat_threshold=30 if executor.is_here else site.lost_seconds,
         drain_period=int(60 * (minutes - executor.drain_minutes)) if executor.drain_minutes else None,
@@ -200,6 +201,12 @@ class _Blocks:
 class Slurm(_Blocks, SlurmProvider):
     """Slurm's."""
 
+    def execute_wait(self, cmd: str, timeout: int | None = None) -> tuple[int, str, str]:
+        """The driver may itself be in a job (NERSC's workflow QOS); blocks must not inherit the layout of that."""
+        inherited = sorted(name for name in os.environ.keys() - outside_of_jobs(os.environ) if name.isidentifier())
+        found: tuple[int, str, str] = super().execute_wait(f"unset X {' '.join(inherited)}; {cmd}", timeout)
+        return found
+
 
 class Condor(_Blocks, CondorProvider):
     """HTCondor's."""
@@ -207,7 +214,8 @@ class Condor(_Blocks, CondorProvider):
 
 def _launcher(executor: Executor) -> Launcher:
     if executor.launcher == "srun":
-        nodes = f"--nodes={executor.nodes_per_block} --ntasks-per-node=1 --overlap"
+        # Where one node's workers end badly, those of the others go on.
+        nodes = f"--nodes={executor.nodes_per_block} --ntasks-per-node=1 --overlap --kill-on-bad-exit=0"
         return SrunLauncher(overrides=f"{nodes} {executor.srun_options}".strip())
     return SimpleLauncher() if executor.launcher == "simple" else SingleNodeLauncher()
 
@@ -254,9 +262,10 @@ def _hand_on(done: Future[dict[str, Any]], future: Future[dict[str, Any]]) -> No
 
 
 def _condensed(text: str) -> str:
-    """Parsl's account of failed blocks, each thing said once."""
-    lines = dict.fromkeys(line.strip() for line in text.splitlines())
-    return "; ".join(line for line in lines if line and not re.fullmatch(r"(.*: )?Error \d+:", line))
+    """Parsl's account of failed blocks, each thing said once; their numbers make no difference."""
+    said = {re.sub(r"\d+", "", line): line.strip() for line in reversed(text.splitlines())}
+    lines = [line for line in reversed(said.values()) if line and not re.fullmatch(r"(.*: )?Error \d+:", line)]
+    return "; ".join(lines)
 
 
 def _prune(logs: Path) -> None:

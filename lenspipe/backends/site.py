@@ -55,7 +55,19 @@ class Workers(Config):
     accelerators: Literal["auto"] | tuple[Line, ...] = Field(
         (), description="GPUs of a node, in the order in which workers take them, one each; auto: those of this machine"
     )
+    affinity: str = Field(
+        "none",
+        pattern=r"none|block|block-reverse|alternating|list(:[\d,-]+)+",
+        description="cores that each worker keeps to, in Parsl's words (cpu_affinity)",
+    )
     srun_options: Line = Field("", description="for the srun that starts a worker pool on every node")
+
+    @model_validator(mode="after")
+    def _check_affinity(self) -> Workers:
+        named = self.affinity.count(":")
+        if named and named != self.per_node():
+            raise ValueError(f"affinity: it lists cores for {named} workers, and a node has {self.per_node()}")
+        return self
 
     def gpus(self) -> tuple[str, ...]:
         """The GPUs of a node by name."""
@@ -111,6 +123,8 @@ class Executor(Workers):
             raise ValueError("accelerators: 'auto' is for this machine only; name those of a node")
         if self.launcher == "srun" and self.provider == "condor":
             raise ValueError("launcher: srun belongs to Slurm")
+        if self.drain_minutes >= minutes_of(self.walltime):
+            raise ValueError("drain_minutes: a block that ends before that would never take a task")
         return self
 
     @property
@@ -192,10 +206,16 @@ class Site(Config):
         pools = tuple(e.pool(label, e.max_blocks * e.nodes_per_block) for label, e in self.workers().items())
         return Capacity(pools, self.per_task, self.minutes_factor, self.ranks, self.name)
 
-    def is_on_scratch(self, folder: Path) -> bool:
-        """False if `folder` lies elsewhere than the site's runs belong."""
+    def warning(self, folder: Path) -> str:
+        """What may become of a run in `folder` that does not lie where runs belong or is not copied; else empty."""
         scratch = os.path.expandvars(self.scratch or "$")
-        return "$" in scratch or folder.resolve().is_relative_to(Path(scratch).resolve())
+        if "$" in scratch:
+            return ""
+        if not folder.resolve().is_relative_to(Path(scratch).resolve()):
+            return f"{folder} does not lie on {self.scratch}, where runs of site {self.name} belong"
+        if self.publish is None:
+            return f"{self.scratch} may be purged: copy what you keep, or let `publish` of site {self.name} do so"
+        return ""
 
     def kept_in(self) -> Path | None:
         """Where finished runs are copied to, if anywhere."""

@@ -1,11 +1,13 @@
 """The doctor: this machine and its workers for real, and what it makes of machines that are worse off."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from lenspipe.backends import probe
 from lenspipe.backends.doctor import compare, examine, show, there
 from lenspipe.backends.probe import facts
 from lenspipe.backends.site import Site
@@ -35,10 +37,38 @@ def test_every_worker_of_the_local_site_does_a_real_task_and_agrees(tmp_path):
 def test_gpus_that_are_not_there_are_said(tmp_path):
     site = Site(name="test", executors={"gpu": {"accelerators": ["0"], "cores_per_node": 1}}, backend="inline")
     checks = {check.name: check for check in there(site, tmp_path, 1, facts(tmp_path))}
-    if checks["gpus"].found != "none":
+    if not checks["gpus"].found.startswith("none, so everything runs on CPUs"):
         pytest.skip("this machine has a GPU")
     assert checks["accelerators"].level == "fail"
     assert "`accelerators`" in checks["accelerators"].todo
+
+
+def test_more_gpus_than_a_node_has_are_said(tmp_path, healthy, monkeypatch):
+    two = {"gpu_devices": 2, "gpus": ["T4"], "gpu_memory_gb": [16.0], "torch_cuda": "13.0"}
+    monkeypatch.setattr(probe, "facts", lambda folder: {**healthy, **two})
+
+    def levels(*names):
+        site = Site(name="test", executors={"gpu": {"accelerators": names, "cores_per_node": 1}}, backend="inline")
+        return {check.level for check in there(site, tmp_path, 1, healthy) if check.name == "accelerators"}
+
+    assert levels("0", "1", "2") == {"fail"}
+    assert levels("0", "1") == levels("0", "1", "2", "3") == set()  # two workers share a GPU
+
+
+def test_workers_keep_to_their_cores(tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("this machine has one core")
+    half = len(os.sched_getaffinity(0)) // 2
+    site = Site(name="test", executors={"two": {"cores_per_node": 2, "affinity": "block"}})
+    checks = {check.name: check for check in there(site, tmp_path, 2, facts(tmp_path)) if check.where == "two"}
+    assert checks["worker"].level == "ok", show(list(checks.values()))
+    assert checks["cores"].found.split()[0].rstrip(",") == str(half)
+
+
+def test_image_with_cuda_says_that_it_sees_no_gpu(healthy):
+    (gpus,) = [c for c in examine("x", {**healthy, "gpu_devices": 0, "torch_cuda": "13.0"}) if c.name == "gpus"]
+    assert gpus.level == "ok"
+    assert "torch is for CUDA 13.0" in gpus.found
 
 
 def test_without_patience_no_worker_answers_and_the_logs_stay(tmp_path):

@@ -27,6 +27,9 @@ def test_local_comes_with_lenspipe():
         ("name: x\nexecutors: {a: {walltime: 1:00:00}}\n", "walltime"),
         ("name: x\nexecutors: {a: {walltime: '30'}}\n", "write HH:MM:SS"),
         ("name: x\nexecutors: {a: {lancher: srun}}\n", "did you mean 'launcher'?"),
+        ("name: x\nexecutors: {a: {walltime: '00:30:00', drain_minutes: 30}}\n", "would never take a task"),
+        ("name: x\nexecutors: {a: {cores_per_node: 3, affinity: 'list:0:1'}}\n", "for 2 workers, and a node has 3"),
+        ("name: x\nexecutors: {a: {affinity: near}}\n", "affinity"),
         ("name: x\ncores: 2\nexecutors: {a: {}}\n", "executors say their own"),
     ],
 )
@@ -91,9 +94,10 @@ def test_gpus_of_this_machine(monkeypatch, tmp_path):
 def test_scratch_and_the_place_to_keep_things(monkeypatch, tmp_path):
     site = load_site("perlmutter", stages.NAMES, ["publish=$CFS/kept"])
     monkeypatch.setenv("PSCRATCH", str(tmp_path))
-    assert site.is_on_scratch(tmp_path / "runs/mine")
-    assert not site.is_on_scratch(tmp_path.parent)
-    assert load_site("local", stages.NAMES).is_on_scratch(tmp_path)
+    assert not site.warning(tmp_path / "runs/mine")
+    assert "does not lie on $PSCRATCH" in site.warning(tmp_path.parent)
+    assert "may be purged" in load_site("perlmutter", stages.NAMES).warning(tmp_path)
+    assert not load_site("local", stages.NAMES).warning(tmp_path)
     monkeypatch.setenv("CFS", "/cfs")
     assert str(site.kept_in()) == "/cfs/kept"
     monkeypatch.delenv("CFS")

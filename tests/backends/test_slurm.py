@@ -1,5 +1,6 @@
 """Text of jobs, asserted against files a person can read, and the names by which a run's jobs are known."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from lenspipe import stages
 from lenspipe.backends import slurm
-from lenspipe.backends.parsl import Condor, Slurm, _provider
+from lenspipe.backends.parsl import Condor, Slurm, _condensed, _provider
 from lenspipe.backends.site import load_site
 from lenspipe.errors import LenspipeError
 
@@ -48,6 +49,18 @@ def test_perlmutter_block(perlmutter, label, tmp_path, monkeypatch):
     assert_is_golden(text.replace(str(tmp_path), "/scripts"), f"perlmutter-block-{label}.sbatch")
 
 
+@pytest.mark.parametrize("label", ["cpu", "gpu"])
+def test_perlmutter_workers_inside_the_job(perlmutter, label, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/where/lenspipe/lies")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    executor = perlmutter.inside_job().executors[label]
+    provider = _provider(label, executor, perlmutter, "lenspipe-0123456789-abcdef01")
+    text = provider.launcher("process_worker_pool.py ...", 1, provider.nodes_per_block, "/scripts")
+    text = f"{provider.worker_init}{text}".replace(f" {os.getpid()};", " DRIVER;")
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    assert_is_golden(text, f"perlmutter-workers-{label}.sh")
+
+
 def test_condor_block(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/venv/bin:/usr/bin:/bin")
     monkeypatch.setenv("PYTHONPATH", "/where/lenspipe/lies")
@@ -78,6 +91,22 @@ def test_no_more_blocks_than_the_site_allows(perlmutter, tmp_path, monkeypatch):
 def test_a_job_does_not_inherit_the_layout_of_another():
     environment = {"PATH": "x", "SLURM_CONF": "c", "SLURM_CPU_BIND": "1", "SBATCH_QOS": "q", "SBATCH_ACCOUNT": "a"}
     assert set(slurm.outside_of_jobs(environment)) == {"PATH", "SLURM_CONF", "SBATCH_ACCOUNT"}
+
+
+def test_blocks_of_a_driver_inside_a_job_do_not_either(perlmutter, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("SLURM_CPU_BIND", "cores")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    provider = _provider("cpu", perlmutter.executors["cpu"], perlmutter, "lenspipe")
+    code, said, _ = provider.execute_wait("env")
+    assert code == 0
+    assert "SLURM_CPU_BIND" not in said
+    assert "SLURM_CONF=/etc/slurm.conf" in said
+
+
+def test_what_parsl_says_of_failed_blocks_is_said_once():
+    text = "".join(f"Error {i}:\n\tFailed to start block {i}: job x.17{i}.6: sbatch: error: no\n" for i in (1, 2, 3))
+    assert _condensed(text) == "Failed to start block 1: job x.171.6: sbatch: error: no"
 
 
 def test_jobs_of_a_run_are_those_of_its_name(monkeypatch):

@@ -14,8 +14,11 @@ from lenspipe.stage import Stage, Task
 
 LEAST, MOST = 20.0, 240.0
 """min of work that one job may be: less drowns in overhead, more is often evicted."""
-SHARE = 10
-"""A unit's time limit is about so many times what it takes, as long as nothing has been measured."""
+MOST_BACK = 1e9
+"""Bytes that one job may bring back; the OSPool asks for no more."""
+SHARE = 25
+"""A unit's time limit is about so many times what it takes, as long as nothing has been measured. A job meant for an
+hour works for 20 min (three small bands) to 2 h (an HST image) on cores 2.5 times as slow as those of RESULTS.md."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,14 @@ def make(name: str, task: Task, stage: Stage, root: Path, memory_gb: float, extr
     return Batch(name, task, stage, inputs, size, round(1024 * memory_gb), extra)
 
 
-def per_job(units: int, seconds: float, minutes: float) -> int:
-    """Units of one job, so that it works about `minutes`, within `LEAST` and `MOST`; jobs share evenly."""
-    most = max(1, int(min(max(minutes, LEAST), MOST) * 60 / seconds))
+def per_job(units: int, seconds: float, minutes: float, back: float = 0) -> int:
+    """Units of one job, so that it works about `minutes`, within `LEAST` and `MOST`; jobs share evenly.
+
+    Parameters
+    ----------
+    seconds, back : of one unit, its work and the bytes that it brings back, of which a job has at most `MOST_BACK`.
+    """
+    most = max(1, int(min(min(max(minutes, LEAST), MOST) * 60 / seconds, MOST_BACK / max(back, 1))))
     jobs = -(-units // most)
     return -(-units // jobs)
 
@@ -67,7 +75,9 @@ def plan(driver: Driver, far: frozenset[str], site: Site, settings: Dagman, plac
         stage, units = driver.node(instance).stage, len(driver.due(instance))
         if not units:
             continue
-        size = site.per_task.get(stage.name) or per_job(units, _seconds(driver, instance)[0], settings.minutes_per_job)
+        seconds, _ = _seconds(driver, instance)
+        fitting = per_job(units, seconds, settings.minutes_per_job, _back(driver, instance))
+        size = site.per_task.get(stage.name) or fitting
         memory_gb = settings.memory_gb or stage.resources.memory_gb
         for task in driver.hand_out(instance, size):
             name = f"b{len(batches) + 1:05d}"
@@ -85,13 +95,13 @@ def words(driver: Driver, batches: Sequence[Batch], settings: Dagman) -> list[st
         units, most = sum(len(batch.task.keys) for batch in mine), max(len(batch.task.keys) for batch in mine)
         seconds, measured = _seconds(driver, name)
         source = f"measured on {measured}" if measured else "a guess, none has been measured here yet"
-        back = [sum(made["size"] for made in entry["outputs"].values()) for entry in driver.receipts(name)]
+        back = _back(driver, name)
         files = sum(len(batch.inputs) + 1 for batch in mine)
         lines += [
             f"{name}: {units} units in {len(mine)} jobs of at most {most}, about {most * seconds / 60:.0f} min each",
             f"  {seconds:.1f} s a unit ({source}), {units * seconds / 3600:.1f} core-hours in all",
             f"  to the workers {_size(sum(batch.size for batch in mine))} in {files} files; back "
-            + (f"about {_size(units * sum(back) / len(back))}" if back else "an amount not measured here yet")
+            + (f"about {_size(units * back)}" if back else "an amount not measured here yet")
             + f" in {len(mine)}",
         ]
     if batches and settings.image:
@@ -106,6 +116,12 @@ def _seconds(driver: Driver, name: str) -> tuple[float, int]:
         return max(1.0, sum(measured) / len(measured)), len(measured)
     resources = driver.node(name).stage.resources
     return resources.minutes * driver.capacity.minutes_factor * 60 / resources.per_task / SHARE, 0
+
+
+def _back(driver: Driver, name: str) -> float:
+    """Bytes that one unit brings back, as those of this run did; 0 as long as none has."""
+    sizes = [sum(made["size"] for made in entry["outputs"].values()) for entry in driver.receipts(name)]
+    return sum(sizes) / len(sizes) if sizes else 0.0
 
 
 def _bytes(path: Path) -> int:

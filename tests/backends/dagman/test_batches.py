@@ -2,7 +2,7 @@
 
 import pytest
 
-from lenspipe.backends.dagman.batches import LEAST, MOST, per_job
+from lenspipe.backends.dagman.batches import LEAST, MOST, MOST_BACK, per_job
 
 
 @pytest.mark.parametrize("units", [1, 7, 40, 1000, 12345])
@@ -20,6 +20,14 @@ def test_a_job_works_for_20_minutes_to_4_hours(units, seconds, minutes):
 
 def test_jobs_share_evenly():
     assert per_job(101, 60, 100) == 51
+
+
+@pytest.mark.parametrize("minutes", [60, 240])
+def test_a_job_brings_back_no_more_than_the_ospool_asks_for(minutes):
+    size = per_job(10_000, 8, minutes, back=5e6)
+    assert size == 200
+    assert size * 5e6 <= MOST_BACK
+    assert per_job(10, 8, minutes, back=5e9) == 1
 
 
 def test_a_unit_longer_than_a_job_goes_alone():
