@@ -58,18 +58,31 @@ def _submit_job(site: Site, out: Path, arguments: Sequence[str], dry_run: bool) 
 
 
 def cancel_run(out: Path) -> None:
-    """Tell the run's driver to stop, wherever it runs, and end every job of the run."""
-    ended = []
+    """Tell the run's driver to stop, wherever it runs, and end every job of the run.
+
+    One batch system that does not answer keeps no other from being asked; at the end `LenspipeError` says which it was.
+    """
+    ended: list[str] = []
+    troubles: list[str] = []
     who = holder(out)
     if who is not None and not is_stale(out, who):
         (out / CANCEL).touch()
         ended.append(f"told {describe(who)} to stop")
-    if cluster := submit.cancel(out):
-        ended.append(f"DAG {cluster} is removed")
+    try:
+        if cluster := submit.cancel(out):
+            ended.append(f"DAG {cluster} is removed")
+    except LenspipeError as error:
+        troubles.append(str(error))
     for system, asks in ((slurm, "squeue"), (condor, "condor_q")):
-        if shutil.which(asks) and (jobs := system.cancel(slurm.job_name(out))):
-            ended.append(f"cancelled {', '.join(jobs)}")
-    print("; ".join(ended) or "no job of this run is waiting or running, and no process works on it")
+        try:
+            if shutil.which(asks) and (jobs := system.cancel(slurm.job_name(out))):
+                ended.append(f"cancelled {', '.join(jobs)}")
+        except LenspipeError as error:
+            troubles.append(str(error))
+    if ended or not troubles:
+        print("; ".join(ended) or "no job of this run is waiting or running, and no process works on it")
+    if troubles:
+        raise LenspipeError(f"jobs of {out} may be left: {'; '.join(troubles)}")
 
 
 def dag_step(folder: Path, step: str, node: str, returned: int, tries: str) -> int:

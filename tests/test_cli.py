@@ -223,6 +223,16 @@ def test_submit_needs_a_job_to_submit_and_a_job_to_work_in(lenspipe, workflow, t
     assert "this is not a job of Slurm" in lenspipe("run", *where, "--allocation")[2]
 
 
+def test_cancel_asks_all_even_where_one_does_not_answer(lenspipe, tmp_path, monkeypatch):
+    for name, text in (("squeue", "echo no controller >&2; exit 1"), ("condor_q", "echo 7 7.0"), ("condor_rm", "true")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, said, trouble = lenspipe("cancel", tmp_path / "run")
+    assert (code, said) == (2, "cancelled 7\n")
+    assert "may be left: squeue: no controller" in trouble
+
+
 def test_cancel_tells_a_driver_to_stop(lenspipe, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     nothing = "no job of this run is waiting or running, and no process works on it\n"

@@ -134,7 +134,8 @@ def refuse_if_queued(root: Path) -> None:
     if cluster := queued(root):
         raise LenspipeError(
             f"{root}: HTCondor works on it, as DAG {cluster}; wait for that (lenspipe status {root}) "
-            f"or end it (lenspipe cancel {root})."
+            f"or end it (lenspipe cancel {root}). If condor_q shows no such job any more, remove "
+            f"{folders(root)[-1] / DAG}.dagman.log."
         )
 
 
