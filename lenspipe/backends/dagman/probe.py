@@ -17,12 +17,9 @@ from lenspipe.backends.site import Site
 _ENDED = ("done", "failed", "removed", "held")
 
 
-def ask(site: Site, settings: Dagman, folder: Path, minutes: float) -> tuple[event_log.Job, dict[str, Any] | None]:
-    """What became of the job, and what it printed, None where that is not an answer of the doctor's.
-
-    A job that has not ended within `minutes`, or is held, is removed. `LenspipeError` where it cannot be submitted.
-    """
-    text = render(
+def probe_job(site: Site, settings: Dagman) -> str:
+    """Text of the job, with what the site says of those of a run."""
+    return render(
         "probe.sub",
         image=fill(settings.image, "dagman.image"),
         executable=settings.executable,
@@ -31,7 +28,14 @@ def ask(site: Site, settings: Dagman, folder: Path, minutes: float) -> tuple[eve
         project=fill(site.account, "account"),
         options=settings.options,
     )
-    (folder / "probe.sub").write_text(text, encoding="utf-8")
+
+
+def ask(site: Site, settings: Dagman, folder: Path, minutes: float) -> tuple[event_log.Job, dict[str, Any] | None]:
+    """What became of the job, and what it printed, None where that is not an answer of the doctor's.
+
+    A job that has not ended within `minutes`, or is held, is removed. `LenspipeError` where it cannot be submitted.
+    """
+    (folder / "probe.sub").write_text(probe_job(site, settings), encoding="utf-8")
     condor.call("condor_submit", "probe.sub", folder=folder)
     end = time.monotonic() + 60 * minutes
     while not (found := list(event_log.jobs(folder / "probe.log").values())) or found[0].state not in _ENDED:

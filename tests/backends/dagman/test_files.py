@@ -10,6 +10,7 @@ from lenspipe.backends.dagman.batches import make
 from lenspipe.backends.dagman.files import dag_text, texts
 from lenspipe.backends.dagman.options import fill
 from lenspipe.backends.dagman.own import cut
+from lenspipe.backends.dagman.probe import probe_job
 from lenspipe.backends.dagman.submit import far_stages, queued, refuse_if_queued, settings_of
 from lenspipe.backends.site import load_site
 from lenspipe.errors import LenspipeError
@@ -57,6 +58,15 @@ def test_the_ospools_job_and_dag_are_as_they_were_read(ospool, batches, name, go
     assert found[name].replace(__version__, "VERSION") == (GOLDEN / golden).read_text()
 
 
+def test_the_doctors_job_on_the_ospool_is_as_it_was_read(ospool):
+    found = probe_job(ospool, settings_of(ospool))
+    assert found.replace(__version__, "VERSION") == (GOLDEN / "ospool-probe.sub").read_text()
+
+
+def test_the_dag_of_the_second_round_is_as_it_was_read(batches):
+    assert dag_text("lenspipe, again", batches, second=True) == (GOLDEN / "ospool-again.dag").read_text()
+
+
 def test_a_pool_of_ones_own_needs_neither_image_nor_project(ospool, batches):
     site = ospool.model_copy(update={"account": None})
     settings = settings_of(site).model_copy(
@@ -67,13 +77,6 @@ def test_a_pool_of_ones_own_needs_neither_image_nor_project(ospool, batches):
     for absent in ("container_image", "ProjectName", "JobDurationCategory"):
         assert absent not in text
     assert text.splitlines()[-2:] == ["concurrency_limits = x", "queue"]
-
-
-def test_the_second_round_has_no_round_after_it(batches):
-    text = dag_text("again", batches, second=True)
-    assert "take $JOB $RETURN last" in text
-    assert "SUBDAG" not in text
-    assert "finish" not in text
 
 
 def test_a_variable_that_is_not_set_is_named(ospool, monkeypatch):
