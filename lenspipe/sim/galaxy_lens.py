@@ -15,7 +15,8 @@ from torch import Tensor
 from lenspipe.config import Config
 from lenspipe.lensing import grid, light, mass
 from lenspipe.sim.distances import Cosmology, Distances
-from lenspipe.sim.learners import Range, Row, keep_drawing
+from lenspipe.sim.drawing import keep_drawing
+from lenspipe.sim.learners import Range, Row
 from lenspipe.sim.survey import Survey
 
 _ATTEMPTS = 2000

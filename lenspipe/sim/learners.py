@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from lenspipe.errors import LenspipeError
-
-Drawn = TypeVar("Drawn")
 Row = dict[str, float]
 """Truth of one object: name -> value."""
 Range = tuple[float, float]
@@ -25,26 +21,6 @@ def class_of(number: int, classes: Sequence[str]) -> int:
 
 def log_uniform(rng: Generator, ends: Range) -> float:
     return float(np.exp(rng.uniform(*np.log(ends))))
-
-
-def keep_drawing(draw: Callable[[], Drawn], cuts: Mapping[str, Callable[[Drawn], bool]], attempts: int) -> Drawn:
-    """The first of up to `attempts` draws that passes all cuts.
-
-    Raises
-    ------
-    LenspipeError : none did; it names the cut that refused most of them.
-    """
-    refused = dict.fromkeys(cuts, 0)
-    for _ in range(attempts):
-        found = draw()
-        reason = next((name for name, passes in cuts.items() if not passes(found)), None)
-        if reason is None:
-            return found
-        refused[reason] += 1
-    worst = max(refused, key=lambda name: refused[name])
-    raise LenspipeError(
-        f"none of {attempts} draws passed the cuts; {refused[worst]} of them failed {worst}: widen it or what is drawn."
-    )
 
 
 def add_noise(

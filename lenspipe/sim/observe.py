@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lenspipe.errors import LenspipeError
 from lenspipe.sim import render
 from lenspipe.sim.blur import draw_conditions
+from lenspipe.sim.by_slsim.galaxies import Galaxies
 from lenspipe.sim.population import Population, draw
 from lenspipe.sim.scene import LAYERS, Scene
 from lenspipe.sim.skies import WHITE, Noise, Skies, objects
@@ -64,11 +65,12 @@ def observe(
     supersampling: int,
     noise: Noise = WHITE,
     skies: Skies | None = None,
+    galaxies: Galaxies | None = None,
 ) -> Observed:
     """Simulate one object per seed; lenses too faint or too little magnified are drawn again.
 
     With `skies` each object lies on a real one, with its PSF; only its own photon noise is added, and what that sky
-    shows joins the layer of others.
+    shows joins the layer of others. `galaxies` are those of `population.slsim`.
     """
     n, n_bands = len(seeds), len(survey.bands)
     scenes: list[Scene] = [Scene("", ())] * n
@@ -81,7 +83,7 @@ def observe(
             raise LenspipeError(_nothing_left(magnification[todo[0]], arc_snr[todo[0]], population))
         for row in todo:
             rng = np.random.default_rng([seeds[row], attempt])
-            scenes[row] = draw(rng, population, survey, is_lens[row])
+            scenes[row] = draw(rng, population, survey, is_lens[row], galaxies)
             fwhm[row], sky_rms[row] = draw_conditions(rng, survey)
             if skies is not None:
                 which, _ = skies.pick(_sky_rng(seeds[row]), survey.n_pixels)

@@ -26,7 +26,8 @@ _DRAWS = 20_000
 """Pairs of galaxies for one lens, at most."""
 _WIDEST = 4.0
 """arcsec: above this Einstein radius a pair is not taken more often for its area."""
-_RED_NM = 781.0
+RED_NM = 781.0
+"""Wavelength of the magnitudes that are cut."""
 
 
 class Cuts(Config):
@@ -37,20 +38,47 @@ class Cuts(Config):
     source_magnitude: float = Field(26.5, description="AB mag at 781 nm before lensing; fainter sources are cut")
 
 
-class Physical(Config):
-    """Every number of the two populations."""
+class Pairs(Config):
+    """What any population of galaxies that lie behind each other says."""
 
     cosmology: Cosmology = Cosmology()
-    z_lens: Range = Field((0.1, 1.0), description="by comoving volume between these")
+    z_lens: Range = Field((0.1, 1.0), description="between these")
+    z_source: Range = Field((0.2, 5.0), description="between these")
+    flattening: float = Field(0.2, gt=0, description="1 - q of the lens is Rayleigh of this scale, q above 0.3")
+    shear: float = Field(0.035, ge=0, description="of each component, Gaussian")
+    source_n_sersic: Range = Field((0.6, 2.5), description="uniform")
+    source_axis_ratio: Range = Field((0.3, 1.0), description="uniform")
+
+    @model_validator(mode="after")
+    def _behind(self) -> Pairs:
+        for name in ("z_lens", "z_source"):
+            _rising(name, getattr(self, name))
+        if self.z_lens[0] >= self.z_source[1]:
+            raise ValueError("z_source must reach beyond z_lens: no source would be behind a lens")
+        return self
+
+    def draw_axis_ratio(self, rng: Generator) -> float:
+        """Of a lens."""
+        most = 0.7
+        truncated = rng.uniform(0, 1 - math.exp(-0.5 * (most / self.flattening) ** 2))
+        return 1 - self.flattening * math.sqrt(-2 * math.log(1 - truncated))
+
+
+def _rising(name: str, ends: Range) -> None:
+    low, high = ends
+    if not 0 < low < high:
+        raise ValueError(f"{name} must be two numbers, 0 < first < second (got {low:g}, {high:g})")
+
+
+class Physical(Pairs):
+    """Every number of the two populations. Lenses are drawn by comoving volume."""
+
     sigma_v: Range = Field((150.0, 400.0), description="km/s, by the velocity-dispersion function between these")
     sigma_star: float = Field(161.0, gt=0, description="km/s; Choi, Park & Vogeley 2007, ApJ 658, 884, early types")
     sigma_alpha: float = Field(2.32, description="of the same: dn/dsigma goes as x^(alpha-1) exp(-x^beta)")
     sigma_beta: float = Field(2.67, gt=0, description="of the same")
-    flattening: float = Field(0.2, gt=0, description="1 - q of the mass is Rayleigh of this scale, q above 0.3")
     magnitude_scatter: float = Field(0.3, ge=0, description="mag about the mean luminosity at a velocity dispersion")
     plane_scatter: float = Field(0.05, ge=0, description="dex of radius about the fundamental plane")
-    shear: float = Field(0.035, ge=0, description="of each component, Gaussian")
-    z_source: Range = Field((0.2, 5.0), description="between these")
     z_source_scale: float = Field(0.9, gt=0, description="z0 of dn/dz ~ z^2 exp(-(z/z0)^1.5), Smail et al. 1994")
     source_M_star: float = Field(-20.2, description="AB mag at 150 nm, of the Schechter function")
     source_alpha: float = Field(-1.5, description="faint slope of the Schechter function")
@@ -59,20 +87,13 @@ class Physical(Config):
     source_radius_z: float = Field(-1.2, description="power of 1 + z in it")
     source_radius_L: float = Field(0.27, description="power of the luminosity in it")
     source_radius_scatter: float = Field(0.45, ge=0, description="natural log, Gaussian")
-    source_n_sersic: Range = Field((0.6, 2.5), description="uniform")
-    source_axis_ratio: Range = Field((0.3, 1.0), description="uniform")
     more_sources: float = Field(0.2, ge=0, description="mean number of fainter galaxies beside the source, Poisson")
     second_plane: float = Field(0.0, ge=0, le=1, description="share of lenses with a source behind the first one too")
     cuts: Cuts = Cuts()
 
     @model_validator(mode="after")
     def _possible(self) -> Physical:
-        for name in ("z_lens", "z_source", "sigma_v"):
-            low, high = getattr(self, name)
-            if not 0 < low < high:
-                raise ValueError(f"{name} must be two numbers, 0 < first < second (got {low:g}, {high:g})")
-        if self.z_lens[0] >= self.z_source[1]:
-            raise ValueError("z_source must reach beyond z_lens: no source would be behind a lens")
+        _rising("sigma_v", self.sigma_v)
         if not self.source_M[0] < self.source_M[1]:
             raise ValueError("source_M must be two numbers, the brighter first")
         return self
@@ -115,7 +136,7 @@ def lens(rng: Generator, p: Physical, look: Look, survey: Survey) -> Scene:
     d, wavelength = pair.distances, survey.per_band("wavelength")
     scale = d.kpc_per_arcsec
     x, y = look.centre
-    q = 1 - _truncated_rayleigh(rng, p.flattening, 0.7)
+    q = p.draw_axis_ratio(rng)
     modulus, angle = (1 - q) / (1 + q), rng.uniform(0, 2 * math.pi)
     flat, turned = abs(modulus + look.flatter), angle + 2 * look.turn
     red = pair.lens_M + _modulus(d.z_lens, d.to_lens) + redshifted(OLD, d.z_lens, wavelength, VISUAL)
@@ -206,7 +227,7 @@ def _pair(rng: Generator, p: Physical) -> _Pair:
         today, radius = early_type(sigma, scatter, plane)
         lens_M = today - 0.85 * z_lens
         d = Distances.of(z_lens, z_source, p.cosmology)
-        at = np.array([_RED_NM])
+        at = np.array([RED_NM])
         seen = lens_M + _modulus(z_lens, d.to_lens) + redshifted(OLD, z_lens, at, VISUAL)[0]
         behind = M + _modulus(z_source, d.to_source) + redshifted(YOUNG, z_source, at, UV)[0]
         if seen > cuts.lens_magnitude:
@@ -319,8 +340,3 @@ def _draw(rng: Generator, table: _Table, low: float | None = None) -> float:
     values, cumulative = table
     least = 0.0 if low is None else float(np.interp(low, values, cumulative))
     return float(np.interp(rng.uniform(least, 1), cumulative, values))
-
-
-def _truncated_rayleigh(rng: Generator, scale: float, most: float) -> float:
-    """Below `most`."""
-    return scale * math.sqrt(-2 * math.log(1 - rng.uniform(0, 1 - math.exp(-0.5 * (most / scale) ** 2))))

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lenspipe.config import Config, nearest
 from lenspipe.sim import nonlens
+from lenspipe.sim.by_slsim.config import Slsim
+from lenspipe.sim.by_slsim.galaxies import Galaxies
+from lenspipe.sim.by_slsim.lens import lens as slsim_lens
 from lenspipe.sim.colours import BLUE, FIELD, RED, Colours, magnitudes
 from lenspipe.sim.physical import Look, Physical
 from lenspipe.sim.physical import lens as physical_lens
@@ -49,6 +52,9 @@ class Population(Config):
     physical: Physical | None = Field(
         None, description="lenses and sources by redshift, velocity dispersion and luminosity; null: as said above"
     )
+    slsim: Slsim | None = Field(
+        None, description="lenses drawn by slsim instead (pip install 'lenspipe[slsim]'), as for LSST; null: not"
+    )
     non_lens_weights: dict[str, float] = Field(
         {"elliptical": 0.3, "companion": 0.25, "spiral": 0.25, "stars": 0.1, "blank": 0.1},
         description="shares of elliptical, companion (red galaxy and blue neighbours), spiral, stars, blank, ring, "
@@ -77,14 +83,22 @@ class Population(Config):
             raise ValueError("shares must not be negative, and one at least above 0")
         return value
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Population:
+        if self.physical and self.slsim:
+            raise ValueError("lenses come from physical or from slsim, not from both")
+        return self
 
-def draw(rng: Generator, population: Population, survey: Survey, is_lens: bool) -> Scene:
-    """One scene."""
+
+def draw(
+    rng: Generator, population: Population, survey: Survey, is_lens: bool, galaxies: Galaxies | None = None
+) -> Scene:
+    """One scene; `galaxies` are those that `population.slsim` makes lenses of."""
     weights = np.array([population.non_lens_weights.get(kind, 0.0) for kind in KINDS])
     kind = "lens" if is_lens else str(rng.choice(KINDS, p=weights / weights.sum()))
     clear = population.isolation
     if kind == "lens":
-        scene = _physical(rng, population, survey) if population.physical else _lens(rng, population, survey)
+        scene = _any_lens(rng, population, survey, galaxies)
         clear = max(clear, scene.mass["theta_E"] + 0.8)
     elif kind == "stars":
         stars = tuple(_star(rng, population, survey, _place(rng, survey, 0.0)) for _ in range(rng.integers(4, 10)))
@@ -109,17 +123,23 @@ def draw(rng: Generator, population: Population, survey: Survey, is_lens: bool) 
         elif kind == "artefact":
             half = survey.n_pixels * survey.pixel_scale / 2
             scene = replace(scene, streaks=nonlens.streaks(rng, survey.pixel_scale, half, len(survey.bands)))
-    galaxies = tuple(
+    field = tuple(
         _galaxy(rng, population, survey, _place(rng, survey, clear)) for _ in range(rng.poisson(population.galaxies))
     )
     stars = tuple(
         _star(rng, population, survey, _place(rng, survey, clear)) for _ in range(rng.poisson(population.stars))
     )
-    return replace(scene, lights=scene.lights + galaxies + stars)
+    return replace(scene, lights=scene.lights + field + stars)
 
 
-def _physical(rng: Generator, p: Population, survey: Survey) -> Scene:
-    assert p.physical is not None
+def _any_lens(rng: Generator, p: Population, survey: Survey, galaxies: Galaxies | None) -> Scene:
+    if p.slsim:
+        assert galaxies is not None
+        return slsim_lens(rng, p.slsim, galaxies, p.lens_n_sersic, survey)
+    return _physical(rng, p, p.physical, survey) if p.physical else _lens(rng, p, survey)
+
+
+def _physical(rng: Generator, p: Population, physical: Physical, survey: Survey) -> Scene:
     turn = np.deg2rad(rng.normal(0, p.light_angle_scatter))
     look = Look(
         centre=(float(rng.normal(0, p.centre)), float(rng.normal(0, p.centre))),
@@ -130,7 +150,7 @@ def _physical(rng: Generator, p: Population, survey: Survey) -> Scene:
         lens_scatter=p.lens_colours.at(survey.per_band("wavelength"))[1],
         source_scatter=p.source_colours.at(survey.per_band("wavelength"))[1],
     )
-    return physical_lens(rng, p.physical, look, survey)
+    return physical_lens(rng, physical, look, survey)
 
 
 def _lens(rng: Generator, p: Population, survey: Survey) -> Scene:

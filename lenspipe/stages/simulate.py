@@ -87,6 +87,7 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
 
     from lenspipe.io.hdf5 import created
     from lenspipe.io.stacks import FitsStacks
+    from lenspipe.sim.by_slsim.galaxies import draw_galaxies
     from lenspipe.sim.observe import observe
 
     n, survey = config.n_lenses + config.n_nonlenses, config.survey
@@ -96,6 +97,8 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
     shape = (n, len(survey.bands), survey.n_pixels, survey.n_pixels)
     _enough_room(outputs[LAYERS.name].parent, (len(_HDF5_IMAGES) + len(_FITS_IMAGES)) * 4 * math.prod(shape))
     skies = None if config.backgrounds is None else _skies(config)
+    sky_rng, slsim = np.random.default_rng(seed_for(seed, "slsim")), config.population.slsim
+    galaxies = None if slsim is None else draw_galaxies(sky_rng, slsim, survey)
     cards = {
         "PIXSCALE": (survey.pixel_scale, "arcsec per pixel"),
         "MAGZERO": (survey.zero_point, "AB magnitude of one unit"),
@@ -113,7 +116,14 @@ def run(config: SimulateConfig, inputs: Inputs, outputs: Outputs, seed: int) -> 
             chunk = slice(start, min(start + _CHUNK, n))
             seeds = [seed_for(seed, i) for i in ids[chunk]]
             made = observe(
-                seeds, is_lens[chunk].tolist(), config.population, survey, config.supersampling, config.noise, skies
+                seeds,
+                is_lens[chunk].tolist(),
+                config.population,
+                survey,
+                config.supersampling,
+                config.noise,
+                skies,
+                galaxies,
             )
             images = {"image": made.image, **{name: made.layers[:, i] for i, name in enumerate(LAYER_NAMES)}}
             for name in _HDF5_IMAGES:
@@ -241,7 +251,7 @@ def _truth_units(population: Population) -> dict[str, str]:
     from lenspipe.lensing.scene import build
 
     scene = build(["SIE", "SHEAR"], ["SERSIC_ELLIPSE"], ["SERSIC_ELLIPSE"])
-    known = FACTS if population.physical else {}
+    known = FACTS if population.physical or population.slsim else {}
     return {**dict(zip(scene.names, scene.units)), "magnification": "", "arc_snr": "", **known}
 
 

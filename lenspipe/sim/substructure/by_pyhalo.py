@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from numpy.random import Generator
 
 from lenspipe.errors import LenspipeError
 from lenspipe.sim.distances import Cosmology, Distances
+from lenspipe.sim.drawing import numpy_seeded
 from lenspipe.sim.learners import log_uniform
 from lenspipe.sim.substructure.config import Subhaloes
 from lenspipe.sim.substructure.haloes import Haloes
@@ -37,7 +35,7 @@ def draw_by_pyhalo(
     sigma_sub = log_uniform(rng, options.sigma_sub)
     log10_host = float(rng.normal(*options.log10_host_mass))
     low, high = np.log10(options.mass)
-    with _seeded(rng):
+    with numpy_seeded(rng):
         realization = CDM(
             distances.z_lens,
             distances.z_source,
@@ -67,14 +65,3 @@ def draw_by_pyhalo(
         sigma_sub=sigma_sub,
         log10_host_mass=log10_host,
     )
-
-
-@contextmanager
-def _seeded(rng: Generator) -> Iterator[None]:
-    """pyHalo draws from NumPy's global generator: give that a seed of this object's, and its old state back."""
-    before = np.random.get_state()
-    np.random.seed(rng.integers(2**32))
-    try:
-        yield
-    finally:
-        np.random.set_state(before)

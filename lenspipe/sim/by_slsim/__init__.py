@@ -1,0 +1,1 @@
+"""Lenses drawn by slsim, as scenes of the renderer here."""
