@@ -5,7 +5,7 @@ deflector is the same for both, and so is the rule of the labels. Alternating ro
 medians. Then the stage ``simulate`` as a process of its own, HDF5 and FITS: its CPU time and memory at two sizes, and
 what 100,000 systems would take by that, extrapolated. Last the noise of many images: mean and variance of
 residual / sigma by band; with ``--backgrounds`` also where they lie on real skies, by robust scale, in pixels free of
-sources.
+sources. deeplenstronomy and slsim run beside it where they are installed (`simulate_peers.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 from lenstronomy.SimulationAPI.sim_api import SimAPI
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
+from simulate_peers import by_deeplenstronomy, by_slsim
 from threadpoolctl import threadpool_limits
 
 from lenspipe.label.masks import label
@@ -225,12 +226,16 @@ def main() -> None:
         f"lenstronomy {lenstronomy.__version__}, numpy {np.__version__}, Python {platform.python_version()}; "
         f"engine {engine}; one thread"
     )
-    peers = [name for name in ("deeplenstronomy", "slsim") if not importlib.util.find_spec(name)]
-    print("not installed, not measured:", ", ".join(peers) or "none")
     result: dict[str, Any] = {}
     if not options.noise:
         result |= race(5 if options.quick else 15, 256, 12 if options.quick else 32)
         result |= stage((250, 1000) if options.quick else (1000, 5000))
+        # After the stage: a process starts with the peak memory of the one that starts it.
+        for name, beside in {"deeplenstronomy": by_deeplenstronomy, "slsim": by_slsim}.items():
+            if importlib.util.find_spec(name):
+                result |= beside(3 if options.quick else 9, 128, 8 if options.quick else 32)
+            else:
+                print(f"{name} is not installed and not measured")
     result |= noise(1000 if options.quick else 10_000)
     if options.backgrounds:
         result |= on_skies(options.backgrounds, 500 if options.quick else 2000)

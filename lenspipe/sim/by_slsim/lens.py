@@ -29,6 +29,11 @@ _LENS_AREA = 0.01
 
 
 def lens(rng: Generator, options: Slsim, galaxies: Galaxies, n_sersic: Range, survey: Survey) -> Scene:
+    """One lens that the cuts keep, as `draw_pair`."""
+    return draw_pair(rng, options, galaxies, n_sersic, survey).scene()
+
+
+def draw_pair(rng: Generator, options: Slsim, galaxies: Galaxies, n_sersic: Range, survey: Survey) -> Pair:
     """One lens that the cuts keep; `LenspipeError` says which of them removed all where none is kept.
 
     `n_sersic` is that of lenses, for which slsim, like for sources, has only one value.
@@ -37,8 +42,8 @@ def lens(rng: Generator, options: Slsim, galaxies: Galaxies, n_sersic: Range, su
     low, high = cuts.theta_E
     near, far = cuts.image_separation
     with numpy_seeded(rng):
-        pair = keep_drawing(
-            lambda: _Pair.draw(rng, options, galaxies, n_sersic, survey),
+        return keep_drawing(
+            lambda: Pair.draw(rng, options, galaxies, n_sersic, survey),
             {
                 "z_source > z_lens": lambda pair: pair.z_source > pair.z_lens,
                 f"cuts.theta_E within {low:g} to {high:g} arcsec": lambda pair: low <= pair.theta_E <= high,
@@ -48,11 +53,10 @@ def lens(rng: Generator, options: Slsim, galaxies: Galaxies, n_sersic: Range, su
             },
             _DRAWS,
         )
-        return pair.scene()
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     """A red and a blue galaxy by their numbers; slsim sees them once they are in the right order."""
 
     rng: Generator
@@ -64,7 +68,7 @@ class _Pair:
     survey: Survey
 
     @classmethod
-    def draw(cls, rng: Generator, options: Slsim, galaxies: Galaxies, n_sersic: Range, survey: Survey) -> _Pair:
+    def draw(cls, rng: Generator, options: Slsim, galaxies: Galaxies, n_sersic: Range, survey: Survey) -> Pair:
         red = int(np.searchsorted(galaxies.taken, rng.uniform(), side="right"))
         blue = int(rng.integers(len(galaxies.blue.z)))
         indices = rng.uniform(*n_sersic), rng.uniform(*options.source_n_sersic)

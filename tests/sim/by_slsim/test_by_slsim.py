@@ -10,7 +10,7 @@ from lenspipe.errors import LenspipeError
 from lenspipe.sim import render
 from lenspipe.sim.by_slsim import lens
 from lenspipe.sim.by_slsim.galaxies import draw_galaxies
-from lenspipe.sim.by_slsim.lens import _Pair
+from lenspipe.sim.by_slsim.lens import Pair
 from lenspipe.sim.distances import Cosmology, Distances
 from lenspipe.sim.observe import observe
 from lenspipe.sim.population import Population, draw
@@ -89,7 +89,7 @@ def test_images_are_those_of_slsims_lens_in_lenstronomy(sky):
     camera |= {"magnitude_zero_point": SURVEY.zero_point}
     np.random.seed(3)
     rng = np.random.default_rng(3)
-    pairs = [_Pair.draw(rng, population().slsim, sky, (3.0, 4.0), SURVEY) for _ in range(30)]
+    pairs = [Pair.draw(rng, population().slsim, sky, (3.0, 4.0), SURVEY) for _ in range(30)]
     pairs = [pair for pair in pairs if pair.z_source > pair.z_lens]
     assert len(pairs) > 15
     for pair in pairs:
