@@ -139,9 +139,10 @@ class Pool:
         quietly(*inside, "apt-get", *apart, "download", "-qq", "apptainer")
         (package,) = lists.glob("apptainer_*.deb")
         quietly(*inside, "apt-get", "install", "-y", "-qq", "--no-install-recommends", f"./{package.name}")
+        # The worker looks for it when it starts; and dpkg made the linker's cache anew without the Python bound in there.
         if self.master is not None:
-            # dpkg made the linker's cache anew, outside the namespace and so without the Python that is bound in there.
-            self("ldconfig", user="root")
+            self.stop()
+            self.start()
 
     def start(self):
         """Its daemons, and in ``/opt/lenspipe/bin/lenspipe`` this checkout's command."""
