@@ -32,7 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -43,17 +43,15 @@ from numpy.typing import NDArray
 from lenspipe.io.catalogue import read_ecsv
 from lenspipe.io.masks import read_answers, read_masks
 from lenspipe.io.shards import Shard
-from lenspipe.label import masks as snr_rule
-from lenspipe.label import reference as reference_rule
 from lenspipe.nets.metrics import CalibrationError, NearIoU, Scores
 from lenspipe.sim.survey import Survey
+from lenspipe.stages.label import LabelConfig, classes
 from lenspipe.types import CLASSES
 from lenspipe.view.labelled import labelled_sheet
 
 SEED = 20261121
 AREA = 20
 """Source pixels from which an object counts as one with an arc."""
-THRESHOLD = 2.0
 FACTS = {"unit": "flux at the zero point", "orientation": "north-up-east-left"}
 DES = {
     "simulate": {"supersampling": 2},
@@ -237,8 +235,8 @@ def share(values: list[Any], holds: Callable[[Any], bool]) -> float:
     return sum(map(holds, values)) / len(values) if values else np.nan
 
 
-def ceiling(corridor: Path, rule: str) -> float:
-    """Macro IoU of the oracle on the test lenses."""
+def ceiling(corridor: Path, rule: Literal["snr", "reference", "quantile"]) -> dict[str, float]:
+    """Scores of the oracle on the test lenses."""
     rng, score = np.random.default_rng(SEED), Scores()
     truth = labels_by_id(corridor)
     with h5py.File(corridor / "layers.h5") as f:
@@ -249,22 +247,14 @@ def ceiling(corridor: Path, rule: str) -> float:
             rms = f["sky_rms"][row].astype(np.float64)
             gain = f["exposure_time"][row].astype(np.float64)
             made = refitted(layers, rms, gain, rng)
-            found = by_rule(rule, made[:, None].astype(np.float32), rms[None])
+            found = classes(LabelConfig(rule=rule), *made[:, None].astype(np.float32), rms[None])
             score.update(torch.as_tensor(found.astype(np.int64)), torch.as_tensor(truth[name][None].astype(np.int64)))
-    return float(score.compute()["macro_iou"])
+    return {name: float(value) for name, value in score.compute().items()}
 
 
 def labels_by_id(corridor: Path) -> dict[str, NDArray[np.uint8]]:
     with h5py.File(corridor / "labels.h5") as f:
         return dict(zip(f["id"].asstr()[:], f["label"][:]))
-
-
-def by_rule(rule: str, layers: NDArray[np.float32], rms: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(N, H, W) labels of layers (3, N, B, H, W)."""
-    source, lens, others = layers
-    if rule == "snr":
-        return snr_rule.label(source, lens, others, rms, THRESHOLD)
-    return reference_rule.label(source, lens, others, reference_rule.Thresholds())
 
 
 def refitted(
@@ -348,7 +338,11 @@ def everything(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     if options.data:
         weights = (snr.parent / "training" / "weights").resolve()
         real = real_images(options.data.resolve(), work, weights, common, wide[0], options.pictures or work)
-    ceilings = {"snr": ceiling(snr, "snr"), "reference_rule": ceiling(same_rule, "reference")}
+    ceilings = {
+        "snr": ceiling(snr, "snr")["macro_iou"],
+        "reference_rule": ceiling(same_rule, "reference")["macro_iou"],
+        "quantile_arc": ceiling(work / "quantile-default/run/test", "quantile")["iou_source_with_background"],
+    }
     best, default = details["snr"], quantile["default"]
     return {
         "macro_iou": best["macro_iou"],

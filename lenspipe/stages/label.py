@@ -60,10 +60,10 @@ def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
         for start in range(0, n, _CHUNK):
             rows = slice(start, start + _CHUNK)
             source, lens, others = (layers[name][rows] for name in LAYER_NAMES)
-            classes = _classes(config, source, lens, others, layers["sky_rms"][rows])
-            result[rows] = classes
-            counts += np.bincount(classes.ravel(), minlength=len(CLASSES))
-            present += [(classes == c).any((1, 2)).sum() for c in range(len(CLASSES))]
+            found = classes(config, source, lens, others, layers["sky_rms"][rows])
+            result[rows] = found
+            counts += np.bincount(found.ravel(), minlength=len(CLASSES))
+            present += [(found == c).any((1, 2)).sum() for c in range(len(CLASSES))]
         f.attrs.update(schema=LABELS.schema, classes=list(CLASSES), lenspipe=__version__)
         f.attrs["config"] = config.model_dump_json()
         _sheet(outputs[LABEL_SHEET.name], layers, result, config.shown)
@@ -73,13 +73,14 @@ def run(config: LabelConfig, inputs: Inputs, outputs: Outputs, seed: int) -> dic
     return {"figures": figures}
 
 
-def _classes(
+def classes(
     config: LabelConfig,
     source: NDArray[np.float32],
     lens: NDArray[np.float32],
     others: NDArray[np.float32],
     sky_rms: NDArray[np.float64],
 ) -> NDArray[np.uint8]:
+    """(N, H, W) indices into `CLASSES` by the chosen rule, of layers (N, B, H, W) on skies of rms (N, B), one unit."""
     from lenspipe.label import masks, quantile, reference
 
     if config.rule == "snr":

@@ -139,7 +139,7 @@ class Pool:
         quietly(*inside, "apt-get", *apart, "download", "-qq", "apptainer")
         (package,) = lists.glob("apptainer_*.deb")
         quietly(*inside, "apt-get", "install", "-y", "-qq", "--no-install-recommends", f"./{package.name}")
-        # The worker looks for it when it starts; and dpkg made the linker's cache anew without the Python bound in there.
+        # The worker looks for it when it starts, and dpkg made the linker's cache without the Python bound in there.
         if self.master is not None:
             self.stop()
             self.start()
